@@ -1,0 +1,51 @@
+"""The only place where numbers become text and units are converted. GiB is 2**30, GB is 1e9."""
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+KB, MB, GB, TB = 1e3, 1e6, 1e9, 1e12
+GIGA, TERA = 1e9, 1e12
+
+_SI = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+_IEC = ((2**40, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
+_TIME = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """`value` with `digits` significant digits, thousands separated, never in exponent form."""
+    if value == 0:
+        return "0"
+    magnitude = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return f"{value:,.{max(0, digits - magnitude) if magnitude else digits}f}"
+
+
+def format_count(value: float, unit: str = "") -> str:
+    """SI-prefixed count: 29261600000000 with unit "FLOP" is "29.3 TFLOP"."""
+    for scale, prefix in _SI:
+        if abs(value) >= scale:
+            return f"{significant(value / scale)} {prefix}{unit}".rstrip()
+    return f"{significant(value)} {unit}".rstrip()
+
+
+def format_bytes(nbytes: float) -> str:
+    """Binary-prefixed bytes: 1048576 is "1.00 MiB"."""
+    for scale, name in _IEC:
+        if abs(nbytes) >= scale:
+            return f"{significant(nbytes / scale)} {name}"
+    return f"{int(nbytes)} B"
+
+
+def format_time(time_s: float) -> str:
+    """A duration in its natural unit: 0.0046 is "4.60 ms"."""
+    for scale, name in _TIME:
+        if abs(time_s) >= scale:
+            return f"{significant(time_s / scale)} {name}"
+    return "0 s" if time_s == 0 else f"{significant(time_s / 1e-9)} ns"
+
+
+def format_rate(per_s: float, unit: str) -> str:
+    """A rate with its unit: 989.4e12 with "FLOP" is "989 TFLOP/s"."""
+    return f"{format_count(per_s, unit)}/s"
+
+
+def format_percent(fraction: float) -> str:
+    """A fraction as a percentage without false precision: 0.7812 is "78%", 0.034 is "3.4%"."""
+    return f"{100 * fraction:.0f}%" if abs(fraction) >= 0.1 else f"{100 * fraction:.1f}%"
