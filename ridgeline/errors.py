@@ -2,7 +2,9 @@
 
 
 class RidgelineError(Exception):
-    """Base of everything Ridgeline raises on purpose; the CLI prints it as one sentence and exits 2."""
+    """Base of everything Ridgeline raises on purpose; the CLI prints it as one sentence and exits
+    2.
+    """
 
 
 class UnsupportedOp(RidgelineError, NotImplementedError):
@@ -10,7 +12,7 @@ class UnsupportedOp(RidgelineError, NotImplementedError):
 
 
 class CaptureError(RidgelineError, RuntimeError):
-    """A model that does not become a graph: it does not export, or exports differently each time."""
+    """A model that does not become a graph: it fails to export, or differs each time."""
 
 
 class GraphError(RidgelineError, ValueError):

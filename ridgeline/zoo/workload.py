@@ -1,4 +1,6 @@
-"""What a zoo entry is: how to build the model, how to feed it in each phase, and what is published about it."""
+"""What a zoo entry is: how to build the model, how to feed it in each phase, and what is published
+about it.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +13,8 @@ from torch import Tensor, nn
 class Sizes:
     """The sizes a caller may choose. `None` means the workload's own default.
 
-    batch: samples; seq: tokens (text) or pixels per side (images); cache: tokens already in the KV cache.
+    batch: samples; seq: tokens (text) or pixels per side (images); cache: tokens already in the KV
+    cache.
     """
 
     batch: int | None = None
@@ -25,7 +28,8 @@ class Sizes:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
-# (model, sizes) -> the module to run in this phase and its positional inputs, made on the ambient device.
+# (model, sizes) -> the module to run in this phase and its positional inputs, made on the ambient
+# device.
 # It must work on `meta` and on real devices, and with fewer layers than the config says (layers are
 # collapsed before capture), so it reads layer counts from the model, never from the config.
 Form = Callable[[nn.Module, Sizes], tuple[nn.Module, tuple[Tensor, ...]]]
@@ -33,7 +37,9 @@ Form = Callable[[nn.Module, Sizes], tuple[nn.Module, tuple[Tensor, ...]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """Published or hand-derived truth at `sizes`; `flops` counts matmul, convolution and full attention, 2 per MAC."""
+    """Published or hand-derived truth at `sizes`; `flops` counts matmul, convolution and full
+    attention, 2 per MAC.
+    """
 
     parameters: int | None = None
     flops: int | None = None
@@ -44,7 +50,8 @@ class Facts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """One zoo entry. `build()` makes the model in eval mode with random weights on the ambient device.
+    """One zoo entry. `build()` makes the model in eval mode with random weights on the ambient
+    device.
 
     forms: keys are "forward" (always there), "prefill" and "decode" (decoders only).
     runs_here: small enough to run on a laptop; the others are for inspection on `meta`.
@@ -62,7 +69,7 @@ class Workload:
 
 
 def image_form(channels: int, side: int) -> Form:
-    """The forward form of an image model: one (N, channels, S, S) input, S = sizes.seq or `side`."""
+    """The forward form of an image model: one (N, channels, S, S) input, S = seq or `side`."""
 
     def form(model: nn.Module, sizes: Sizes) -> tuple[nn.Module, tuple[Tensor, ...]]:
         pixels = sizes.seq or side

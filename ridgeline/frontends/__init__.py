@@ -1,0 +1,1 @@
+"""Frontends: from what people have (modules, files, configs, names) to a Graph."""

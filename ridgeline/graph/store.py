@@ -1,0 +1,169 @@
+"""Saves and loads graphs as `.pt2` archives, without ever unpickling what a stranger wrote."""
+
+import io
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from ridgeline.errors import GraphError
+from ridgeline.graph.graph import Graph, Phase
+
+_HEADER = "ridgeline.json"
+_FORMAT = 1
+# JSON in a real archive is a few MB even for large graphs; more is an attack or a mistake.
+_MAX_JSON_BYTES = 256 * 2**20
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+_SAFE_NAME = re.compile(
+    r"[su]\d+|zuf\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt"
+    r"|IntTrueDiv|FloatTrueDiv|ToFloat|TruncToInt|RoundToInt|PowByNatural|FloatPow"
+    r"|ModularIndexing|Where|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|True|False|Integer|Float|Rational"
+    r"|Symbol|Identity|integer|positive|nonnegative|oo|int_oo"
+)
+
+
+class _Header(msgspec.Struct, forbid_unknown_fields=True):
+    format: int
+    name: str
+    phase: str
+    repeats: dict[str, int]
+
+
+def save(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Writes the graph to `path` (`.pt2`); the file is complete or absent, never half-written."""
+    header = _Header(
+        format=_FORMAT, name=graph.name, phase=graph.phase.value, repeats=dict(graph.repeats)
+    )
+    buffer = io.BytesIO()
+    extra = {_HEADER: msgspec.json.encode(header).decode()}
+    torch.export.save(graph.program, buffer, extra_files=extra)
+    write_atomically(Path(path), buffer.getbuffer())
+
+
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Writes `data` beside `path` and renames it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise GraphError(f"cannot write {path}: {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Graph:
+    """Reads a graph that `save` or `torch.export.save` wrote.
+
+    A plain `.pt2` becomes a forward graph named after its file. Raises GraphError when the file is
+    missing, is no export archive, or holds pickled objects; those run code when loaded, so they
+    need `allow_pickle=True`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise GraphError(f"no file {file}; give the path of a .pt2 written by torch.export.save.")
+    if not allow_pickle:
+        _refuse_code(file)
+    extra = {_HEADER: ""}
+    try:
+        program = torch.export.load(str(file), extra_files=extra)
+    except Exception as error:  # torch raises every kind of exception on a damaged archive
+        raise GraphError(f"{file} is no readable export archive: {_first_line(error)}") from error
+    if not extra[_HEADER]:
+        return Graph(name=file.stem, program=program)
+    header = _read_header(file, extra[_HEADER])
+    return Graph(
+        name=header.name, program=program, phase=Phase(header.phase), repeats=header.repeats
+    )
+
+
+def _read_header(file: Path, text: str | bytes) -> _Header:
+    try:
+        header = msgspec.json.decode(text, type=_Header)
+        Phase(header.phase)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise GraphError(f"{file} has a damaged {_HEADER}: {error}.") from error
+    if header.format != _FORMAT:
+        raise GraphError(
+            f"{file} has format {header.format}; this version reads {_FORMAT}. "
+            "Capture the model again."
+        )
+    return header
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _refuse_code(file: Path) -> None:
+    """Raises GraphError if loading the archive could run code it carries."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for name in archive.namelist():
+                _check_entry(file, archive, name)
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        raise GraphError(f"{file} is no readable export archive: {error}.") from error
+
+
+def _check_entry(file: Path, archive: zipfile.ZipFile, name: str) -> None:
+    if name.endswith(".json"):
+        if archive.getinfo(name).file_size > _MAX_JSON_BYTES:
+            raise GraphError(
+                f"{file} holds {name} of over {_MAX_JSON_BYTES} bytes; refusing to read it."
+            )
+        _check_json(file, name, archive.read(name))
+    elif "/sample_inputs/" in name:
+        _check_tensors(file, name, archive.read(name))
+
+
+def _check_tensors(file: Path, name: str, data: bytes) -> None:
+    try:
+        torch.load(io.BytesIO(data), weights_only=True)
+    except Exception as error:  # any failure here would make torch fall back to unpickling
+        raise GraphError(
+            f"{file} holds pickled objects in {name}, which can run code when loaded. "
+            "If you trust its author, load it with allow_pickle=True."
+        ) from error
+
+
+def _check_json(file: Path, name: str, data: bytes) -> None:
+    try:
+        content = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise GraphError(f"{file} has a damaged {name}: {error}.") from error
+    for key, value in _entries(content):
+        if key == "use_pickle" and value is True:
+            raise GraphError(
+                f"{file} holds pickled weights ({name}), which can run code when loaded. "
+                "If you trust its author, load it with allow_pickle=True."
+            )
+        if key == "expr_str" and isinstance(value, str) and not _is_arithmetic(value):
+            raise GraphError(
+                f"{file} holds the size expression {value!r}, which is not arithmetic."
+            )
+
+
+def _entries(content: Any) -> Iterator[tuple[str, Any]]:
+    """Every (key, value) of nested JSON objects."""
+    pending = [content]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            yield from item.items()
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+
+
+def _is_arithmetic(expression: str) -> bool:
+    """Whether a symbolic size uses only numbers, size symbols and known functions (sympy evaluates
+    it).
+    """
+    if any(c in expression for c in "'\"[]{};:\\@`"):
+        return False
+    return all(_SAFE_NAME.fullmatch(word) for word in _IDENTIFIER.findall(expression))

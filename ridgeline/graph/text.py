@@ -1,0 +1,80 @@
+"""The text of a graph: stable and readable to print, renumbered to compare."""
+
+import difflib
+from collections.abc import Mapping
+
+from ridgeline.graph.graph import Graph, InputKind
+from ridgeline.graph.node import Argument, Node, Ref
+from ridgeline.graph.spec import TensorSpec
+
+# Where a tensor lives is not part of what a graph computes.
+_PLACEMENT = ("device", "layout", "pin_memory")
+
+
+def to_text(graph: Graph) -> str:
+    """One line per input, node and output, with shapes, module paths and repeats."""
+    names = {Ref(i.name): i.path for i in graph.inputs}
+    lines = [f"graph {graph.name} phase={graph.phase.value} digest={graph.digest}"]
+    lines += [_input_line(i.kind, i.path, i.spec, i.repeat) for i in graph.inputs]
+    lines += [line for node in graph.nodes for line in _node_lines(node, names, indent="  ")]
+    lines.append(f"  return {', '.join(_value(r, names) for r in graph.outputs)}")
+    return "\n".join(lines) + "\n"
+
+
+def canonical_lines(graph: Graph) -> list[str]:
+    """The graph with names replaced by numbers, so that only structure is left to compare."""
+    names: dict[Ref, str] = {}
+    lines = [f"phase {graph.phase.value}"]
+    for number, entry in enumerate(graph.inputs):
+        names[Ref(entry.name)] = f"%i{number}"
+        lines.append(f"%i{number} = {entry.kind.value} {entry.spec} x{entry.repeat}")
+    for number, node in enumerate(graph.nodes):
+        names |= {Ref(node.name, k): f"%{number}.{k}" for k in range(len(node.outputs))}
+        lines += [
+            line.partition("  #")[0]
+            for line in _node_lines(node, names, f"%{number}", is_bare=True)
+        ]
+    return [*lines, f"return {', '.join(_value(r, names) for r in graph.outputs)}"]
+
+
+def diff(before: Graph, after: Graph) -> str:
+    """Unified diff of the two texts; empty when the graphs are the same."""
+    old, new = to_text(before).splitlines(), to_text(after).splitlines()
+    return "\n".join(difflib.unified_diff(old, new, "before", "after", lineterm="", n=1))
+
+
+def _input_line(kind: InputKind, path: str, spec: TensorSpec, repeat: int) -> str:
+    return f"  {kind.value} {path}: {spec}{_times(repeat)}"
+
+
+def _node_lines(
+    node: Node, names: Mapping[Ref, str], indent: str, *, is_bare: bool = False
+) -> list[str]:
+    arguments = ", ".join(
+        f"{name}={_value(value, names)}"
+        for name, value in node.args.items()
+        if value is not None and name not in _PLACEMENT
+    )
+    outputs = ", ".join(str(spec) for spec in node.outputs)
+    label = "" if is_bare else f"%{node.name}"
+    place = f"  # {node.module}" if node.module else ""
+    head = f"{indent}{label}: {outputs} = {node.op}({arguments}){_times(node.repeat)}{place}"
+    inner = [
+        f"{indent}  | {line.strip()}"
+        for branch in node.branches
+        for child in branch
+        for line in _node_lines(child, names, "")
+    ]
+    return [head, *inner]
+
+
+def _value(value: Argument, names: Mapping[Ref, str]) -> str:
+    if isinstance(value, Ref):
+        return names.get(value, str(value))
+    if isinstance(value, tuple):
+        return f"[{', '.join(_value(v, names) for v in value)}]"
+    return repr(value) if isinstance(value, str) else str(value)
+
+
+def _times(repeat: int) -> str:
+    return f" x{repeat}" if repeat > 1 else ""
