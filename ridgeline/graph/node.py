@@ -88,6 +88,11 @@ class Node:
         return tuple(dict.fromkeys(r for a in self.args.values() for r in references(a)))
 
     @property
+    def tensors(self) -> tuple[TensorSpec, ...]:
+        """Specs of every tensor argument in order; a value used twice appears twice."""
+        return tuple(self.specs[r] for a in self.args.values() for r in references(a))
+
+    @property
     def out(self) -> TensorSpec:
         """Spec of its first output."""
         return self.outputs[0]

@@ -88,11 +88,10 @@ class OpRow:
 # unless "kind:" stands before it in its line.
 _TABLE: dict[Category, str] = {
     Category.MATMUL: """
-        linear: linear _linear_prepack mkldnn._linear_pointwise mkl._mkl_linear
+        linear
         matmul: matmul mm bmm mv dot vdot inner
         addmm: addmm baddbmm addmv addbmm
         einsum
-        outer: outer ger
         bilinear
         grouped_mm: _grouped_mm
         scaled_mm: _scaled_mm _scaled_mm_v2
@@ -102,11 +101,10 @@ _TABLE: dict[Category, str] = {
         int4_mm: _weight_int4pack_mm_with_scales_and_zeros
         int8_mm: _weight_int8pack_mm
         dyn_quant_mm: _dyn_quant_matmul_4bit
-        sparse_mm: _sparse_semi_structured_mm _sparse_semi_structured_linear _cslt_sparse_mm
-        cdist: cdist _cdist_forward _euclidean_dist
+        sparse_mm: _sparse_semi_structured_linear
         """,
     Category.CONVOLUTION: """
-        convolution: convolution _convolution conv1d conv2d conv3d mkldnn._convolution_pointwise
+        convolution: convolution _convolution conv1d conv2d conv3d
         """,
     Category.ATTENTION: """
         sdpa: scaled_dot_product_attention _scaled_dot_product_flash_attention
@@ -118,7 +116,6 @@ _TABLE: dict[Category, str] = {
         flash_attention: _flash_attention_forward _efficient_attention_forward
         flash_attention: _cudnn_attention_forward
         flex_attention: higher_order.flex_attention
-        multi_head_attention: _native_multi_head_attention
         """,
     Category.RECURRENT: """
         lstm: lstm
@@ -156,6 +153,7 @@ _TABLE: dict[Category, str] = {
         bitwise_and bitwise_or bitwise_not bitwise_xor
         bitwise_shift: bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ __and__
         bitwise_shift: __or__
+        outer: outer ger
         masked_fill fill glu dropout native_dropout: native_dropout
         quantize: quantized_decomposed.quantize_per_tensor
         quantize: quantized_decomposed.quantize_per_channel
@@ -180,6 +178,7 @@ _TABLE: dict[Category, str] = {
         nll_loss: nll_loss nll_loss_forward nll_loss_nd nll_loss2d_forward
         cross_entropy_loss mse_loss l1_loss: l1_loss smooth_l1_loss huber_loss
         binary_cross_entropy: binary_cross_entropy binary_cross_entropy_with_logits
+        cdist: cdist _cdist_forward _euclidean_dist
         kl_div histc bincount count_nonzero median: median kthvalue mode
         cosine_similarity pairwise_distance trace
         """,

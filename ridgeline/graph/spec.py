@@ -1,6 +1,6 @@
 """TensorSpec: shape and dtype of one value, without its data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
@@ -54,6 +54,9 @@ class TensorSpec:
     shape: tuple[int, ...]
     dtype: str
     symbols: tuple[str | None, ...] = ()
+    # Distinct elements in memory where that is fewer than `numel` (an expanded view reads one many
+    # times); a matter of layout, so two specs that differ only here are equal.
+    stored: int | None = field(default=None, compare=False)
 
     @cached_property
     def numel(self) -> int:
@@ -67,8 +70,8 @@ class TensorSpec:
 
     @property
     def nbytes(self) -> int:
-        """Bytes when stored densely."""
-        return self.numel * self.itemsize
+        """Bytes of its distinct elements."""
+        return (self.numel if self.stored is None else self.stored) * self.itemsize
 
     @property
     def is_floating(self) -> bool:
@@ -83,10 +86,13 @@ class TensorSpec:
 
 def spec_of(value: torch.Tensor) -> TensorSpec:
     """The spec of a tensor; symbolic sizes are resolved to the example's."""
-    if all(isinstance(d, int) for d in value.shape):
-        return TensorSpec(tuple(value.shape), dtype_name(value.dtype))
+    shape = tuple(size_hint(d) for d in value.shape)
     symbols = tuple(None if isinstance(d, int) else str(d) for d in value.shape)
-    return TensorSpec(tuple(size_hint(d) for d in value.shape), dtype_name(value.dtype), symbols)
+    stored = None
+    if value.layout is torch.strided and 0 in value.stride():
+        stored = prod(d for d, stride in zip(shape, value.stride(), strict=True) if stride != 0)
+    has_symbols = any(s is not None for s in symbols)
+    return TensorSpec(shape, dtype_name(value.dtype), symbols if has_symbols else (), stored)
 
 
 def size_hint(size: int | torch.SymInt) -> int:
