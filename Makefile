@@ -1,6 +1,7 @@
-# On a machine with Python 3.11 and git, `make demo` and `make test` do everything. Nothing outside this folder is written.
+# On a machine with Python 3.11 and git, `make demo` and `make test` do everything, inside this folder.
 PYTHON := .venv/bin/python
 PYTEST_ARGS ?=
+MAKEFLAGS += --no-print-directory
 
 .PHONY: help demo test lint check constraints clean
 .NOTPARALLEL:
