@@ -1,0 +1,59 @@
+"""A model and a machine in: how fast, where the time goes, and how to get there.
+
+The public names, nothing else. Each is loaded when it is first used, so that `import ridgeline`
+costs milliseconds and loads neither torch nor transformers. To add a name: import it under
+TYPE_CHECKING, give its module in `_MODULES`, list it in `__all__` and in tests/test_public_api.py.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ridgeline.errors import (
+        BackendError,
+        CaptureError,
+        GraphError,
+        MachineError,
+        MissingExtra,
+        RidgelineError,
+        TargetError,
+        UnsupportedOp,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "CaptureError",
+    "GraphError",
+    "MachineError",
+    "MissingExtra",
+    "RidgelineError",
+    "TargetError",
+    "UnsupportedOp",
+    "__version__",
+]
+
+_MODULES = {
+    "BackendError": "ridgeline.errors",
+    "CaptureError": "ridgeline.errors",
+    "GraphError": "ridgeline.errors",
+    "MachineError": "ridgeline.errors",
+    "MissingExtra": "ridgeline.errors",
+    "RidgelineError": "ridgeline.errors",
+    "TargetError": "ridgeline.errors",
+    "UnsupportedOp": "ridgeline.errors",
+}
+
+if not TYPE_CHECKING:  # a __getattr__ that mypy sees would make every misspelt name valid
+
+    def __getattr__(name: str) -> object:
+        """The public name `name`, imported from its module and kept (PEP 562)."""
+        if name not in _MODULES:
+            raise AttributeError(f"module 'ridgeline' has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+        return value
+
+    def __dir__() -> list[str]:
+        """The public names, loaded or not, beside what the module already holds."""
+        return sorted({*globals(), *__all__})

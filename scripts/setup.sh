@@ -1,0 +1,59 @@
+#!/bin/sh
+# Makes .venv and installs Ridgeline into it with the extras named, e.g. `scripts/setup.sh demo,test`.
+# Does nothing when that has been done for this folder, this pyproject.toml and this constraints.txt.
+set -eu
+CDPATH='' cd -- "$(dirname -- "$0")/.."
+
+extras=$1
+key="$(cksum < pyproject.toml) $(cksum < constraints.txt) $PWD"
+stamp=.venv/.installed         # written last, so that an interrupted install leaves none
+unfinished=.venv/.installing   # a folder that still has it is rebuilt: pip may have stopped half-way
+
+fail() {
+    echo "$1" >&2
+    exit 1
+}
+
+is_python_311() {
+    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
+}
+
+find_python() {
+    for candidate in python3.11 python3; do
+        if is_python_311 "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "Ridgeline needs Python 3.11 or newer, and neither \`python3.11\` nor \`python3\` is one. Install it (Debian: apt-get install python3.11-venv) and run this again."
+}
+
+make_venv() {
+    python=$(find_python)
+    echo "Making a virtual environment in .venv with $("$python" --version)."
+    rm -rf .venv
+    mkdir .venv
+    touch "$unfinished"
+    "$python" -m venv .venv || fail "$python cannot make a virtual environment. Install its venv module (Debian: apt-get install python3-venv) and run this again."
+}
+
+if [ -f "$stamp" ] && [ -x .venv/bin/python ]; then
+    for covering in "$extras" demo,test; do
+        [ "$(cat "$stamp")" = "$key $covering" ] && exit 0
+    done
+fi
+
+if [ -e "$unfinished" ] || ! .venv/bin/python -c '' 2>/dev/null; then
+    make_venv
+elif ! is_python_311 .venv/bin/python || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    fail ".venv lacks pip or Python 3.11: remove it with \`make clean\`, then run this again."
+fi
+
+rm -f "$stamp"
+touch "$unfinished"
+echo "Installing Ridgeline [$extras] into .venv: about 400 MB to download with a CPU build of torch; one to three minutes, silent until done."
+.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$extras]" ||
+    fail "The install stopped (pip's reason is above). Run the same command again once it is dealt with."
+rm -f "$unfinished"
+echo "$key $extras" > "$stamp.new"
+mv "$stamp.new" "$stamp"
