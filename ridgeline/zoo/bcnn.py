@@ -100,6 +100,6 @@ WORKLOAD = Workload(
         parameters=11_617_382,
         flops=33_667_170_688,
         sizes=Sizes(batch=1, seq=256),
-        source="Bao et al. 2020, authors' code: 11.617 M parameters, 33.67 GFLOP; exact from shapes",
+        source="Bao et al. 2020, authors' code: 11.617 M parameters, 33.67 GFLOP; exact by shapes",
     ),
 )

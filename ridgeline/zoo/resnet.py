@@ -70,7 +70,7 @@ class Stage(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The network; `groups` and `group_width` (channels per group at width 64) make it a ResNeXt."""
+    """The network; `groups` and `group_width` (channels per group at width 64) make a ResNeXt."""
 
     def __init__(self, *, groups: int = 1, group_width: int = 64, num_classes: int = 1000) -> None:
         super().__init__()

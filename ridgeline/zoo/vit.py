@@ -96,7 +96,7 @@ class VisionTransformer(nn.Module):
         positions_1TD = self.positions.detach()
         token_11D, grid_1GD = positions_1TD[:, :1], positions_1TD[:, 1:]
         old, new = _SIDE // _PATCH, side // _PATCH
-        grid_1Dhw = grid_1GD.transpose(1, 2).unflatten(2, (old, old))
+        grid_1Dhw = grid_1GD.transpose(1, 2).reshape(1, -1, old, old)
         grid_1Dhw = F.interpolate(grid_1Dhw, size=(new, new), mode="bicubic")
         resized.positions = nn.Parameter(
             torch.cat((token_11D, grid_1Dhw.flatten(2).transpose(1, 2)), dim=1)

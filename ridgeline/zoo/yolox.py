@@ -233,7 +233,7 @@ def _initialise_predictions(convs: Sequence[nn.Conv2d], *, bias: float) -> None:
 
 
 def forward_form(model: nn.Module, sizes: Sizes) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """Images of `sizes.seq` pixels per side, 640 unless told; raises ValueError off the grid of 32."""
+    """Images of `sizes.seq` pixels per side, 640 unless told; a multiple of 32 or ValueError."""
     side = sizes.seq or _SIDE
     if side % _COARSEST_STRIDE:
         raise ValueError(
@@ -250,6 +250,6 @@ WORKLOAD = Workload(
         parameters=8_968_255,
         flops=26_685_542_400,  # convolutions; the paper's 26.8 also counts norms and activations
         sizes=Sizes(batch=1, seq=640),
-        source="Ge et al. 2021 and the authors' code: 9.0 M parameters, 26.8 GFLOP; exact from shapes",
+        source="Ge et al. 2021, authors' code: 9.0 M parameters, 26.8 GFLOP; exact from shapes",
     ),
 )

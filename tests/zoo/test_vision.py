@@ -1,5 +1,6 @@
-"""The vision, medical and text-image half of the zoo: published facts, sane numbers, exportable graphs."""
+"""The vision, medical and text-image zoo: published facts, sane numbers, exportable graphs."""
 
+import functools
 import math
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from ridgeline.zoo.deepadipose import GaussianDropout, GaussianNoise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Golden:
-    """What is printed elsewhere about a workload, and what its outputs look like at `small`."""
+    """What is printed elsewhere about a workload, and its outputs' shapes at `small`."""
 
     parameters: int
     parameters_m: str
@@ -27,7 +28,7 @@ class Golden:
     batch_dim: int = 0
 
 
-# parameters_m and gflop are the published figures at their printed precision. Where a paper prints MACs, twice that.
+# parameters_m and gflop: published figures as printed (twice the MACs where a paper prints MACs).
 GOLDEN = {
     "resnet50": Golden(
         parameters=25_557_032, parameters_m="25.557", gflop="8.18", small=Sizes(batch=2, seq=64),
@@ -70,6 +71,10 @@ GOLDEN = {
 }  # fmt: skip
 NAMES = tuple(GOLDEN)
 
+# nn.LSTM keeps a second list of its parameters, which export takes for state that forward changes;
+# test_exports_to_the_same_numbers shows that the graph is right all the same.
+nn_lstm_warns = pytest.mark.filterwarnings("ignore:The tensor attributes self.*_flat_weights")
+
 
 def _prints_as(value: float, printed: str) -> bool:
     return f"{value:.{len(printed.partition('.')[2])}f}" == printed
@@ -88,10 +93,16 @@ def _on_meta(workload: Workload, sizes: Sizes) -> tuple[nn.Module, tuple[Tensor,
 
 
 def _built(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    """The workload with real weights, at the small size of its golden row."""
+    """The workload with real weights, at its small size; the caller may change it."""
     torch.manual_seed(0)
     workload = zoo.get(name)
     return workload.forms["forward"](workload.build(), GOLDEN[name].small)
+
+
+@functools.lru_cache
+def _shared(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """As `_built`, once for all tests: the caller must leave it as it is."""
+    return _built(name)
 
 
 def _outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -111,7 +122,7 @@ def test_parameters_are_the_published_ones(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_flops_are_the_counted_and_the_published_ones(name: str) -> None:
-    """On `meta` torch's counter sees through attention and the LSTM, so it is right for every model here."""
+    """On `meta` torch's counter sees into attention and LSTM, so it is right for all of these."""
     facts = zoo.get(name).facts
     assert facts.flops is not None
     assert _counted_flops(*_on_meta(zoo.get(name), facts.sizes)) == facts.flops
@@ -119,8 +130,13 @@ def test_flops_are_the_counted_and_the_published_ones(name: str) -> None:
 
 
 def test_published_multiply_accumulates() -> None:
-    """The figures people quote: ResNet-50 4.09 GMAC, ResNeXt-50 4.23, MobileNetV3-L 0.217, ViT-B/16 17.56."""
-    quoted = {"resnet50": "4.09", "resnext50-32x4d": "4.23", "mobilenetv3-large": "0.217", "vit-b-16": "17.56"}
+    """The figures people quote, in GMAC."""
+    quoted = {
+        "resnet50": "4.09",
+        "resnext50-32x4d": "4.23",
+        "mobilenetv3-large": "0.217",
+        "vit-b-16": "17.56",
+    }
     for name, gmac in quoted.items():
         flops = zoo.get(name).facts.flops
         assert flops is not None
@@ -160,18 +176,19 @@ def test_deepadipose_flops_by_hand() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_outputs_are_finite_bounded_and_tell_inputs_apart(name: str) -> None:
     golden = GOLDEN[name]
-    outputs = _outputs(*_built(name))
+    outputs = _outputs(*_shared(name))
     assert tuple(tuple(output.shape) for output in outputs) == golden.shapes
     for output in outputs:
         assert output.isfinite().all()
-        assert 1e-3 < output.std() and output.abs().max() < 1e3
+        assert output.std() > 1e-3
+        assert output.abs().max() < 1e3
         first, second = output.unbind(golden.batch_dim)
         assert (first - second).std() > 0.02 * output.std()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["mobilenetv3-large", "crnn", "deepadipose"])
 def test_same_seed_same_outputs(name: str) -> None:
-    first, second = _outputs(*_built(name)), _outputs(*_built(name))
+    first, second = _outputs(*_shared(name)), _outputs(*_built(name))
     assert all(map(torch.equal, first, second))
 
 
@@ -186,6 +203,7 @@ def test_outputs_are_bounded_at_the_published_size(name: str) -> None:
         assert output.abs().max() < 5e3
 
 
+@nn_lstm_warns
 @pytest.mark.parametrize("name", NAMES)
 def test_exports_on_meta_at_the_published_size(name: str) -> None:
     workload = zoo.get(name)
@@ -196,21 +214,21 @@ def test_exports_on_meta_at_the_published_size(name: str) -> None:
     assert len(program.state_dict) == len(model.state_dict())
 
 
+@nn_lstm_warns
 @pytest.mark.parametrize("name", NAMES)
 def test_exports_to_the_same_numbers(name: str) -> None:
-    model, inputs = _built(name)
+    model, inputs = _shared(name)
     exported = torch.export.export(model, inputs, strict=False).module()
     for expected, actual in zip(_outputs(model, inputs), _outputs(exported, inputs), strict=True):
         torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
+@nn_lstm_warns
 @pytest.mark.parametrize(("name", "target", "count"), [
     ("vit-b-16", torch.ops.aten.scaled_dot_product_attention.default, 12),
     ("crnn", torch.ops.aten.lstm.input, 2),
 ])  # fmt: skip
-def test_composite_ops_survive_export(
-    name: str, target: torch._ops.OpOverload, count: int
-) -> None:
+def test_composite_ops_survive_export(name: str, target: torch._ops.OpOverload, count: int) -> None:
     model, inputs = _on_meta(zoo.get(name), Sizes())
     graph = torch.export.export(model, inputs, strict=False).graph
     assert sum(node.target is target for node in graph.nodes) == count
@@ -227,7 +245,7 @@ def test_composite_ops_survive_export(
     ("bcnn", Sizes(batch=2, seq=128), ((2, 3, 128, 128), (2, 3, 256, 256))),
     ("deepadipose", Sizes(batch=7), ((7, 11),)),
     ("crnn", Sizes(), ((1, 1, 32, 280),)),
-    ("crnn", Sizes(batch=2, seq=800), ((2, 1, 32, 800),)),
+    ("crnn", Sizes(batch=2, seq=400), ((2, 1, 32, 400),)),
 ])  # fmt: skip
 def test_forms_respect_sizes(name: str, sizes: Sizes, shapes: tuple[tuple[int, ...], ...]) -> None:
     model, inputs = _on_meta(zoo.get(name), sizes)
@@ -261,7 +279,7 @@ def test_vit_resampling_leaves_the_model_and_constant_positions_alone() -> None:
 
 
 def test_yolox_boxes_start_on_their_cells() -> None:
-    """With the box layers at zero every box is one cell: centre at the cell's corner, side one stride."""
+    """With box layers at zero every box is one cell: centre at its corner, side one stride."""
     model, inputs = _built("yolox-s")
     for head in ("head8", "head16", "head32"):
         nn.init.zeros_(model.get_parameter(f"{head}.box.weight"))
@@ -298,12 +316,12 @@ def test_noise_acts_in_training_only_with_the_stated_deviation() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_built_in_eval_mode_with_norms_that_matter(name: str) -> None:
-    model, _ = _built(name)
+    model, _ = _shared(name)
     assert not any(module.training for module in model.modules())
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d | nn.BatchNorm3d)]
     for norm in norms:
-        assert norm.running_mean is not None and norm.running_mean.std() > 0
-        assert norm.running_var is not None and norm.running_var.std() > 0
+        assert norm.get_buffer("running_mean").std() > 0
+        assert norm.get_buffer("running_var").std() > 0
 
 
 def test_every_name_is_listed() -> None:
@@ -322,7 +340,7 @@ def test_unknown_name_names_the_closest() -> None:
 
 
 def test_name_like_no_other_lists_them_all() -> None:
-    with pytest.raises(ValueError, match="no workload 'zzz'; it has bcnn, bert-base, .*, yolox-s"):
+    with pytest.raises(ValueError, match=r"no workload 'zzz'; it has bcnn, bert-base, .*, yolox-s"):
         zoo.get("zzz")
 
 
