@@ -97,7 +97,7 @@ def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
 
 
 def _labels(term: str, shape: tuple[int, ...], sizes: dict[str, int]) -> set[str]:
-    """The labels of one operand; dimensions under the ellipsis are named by digits from the right."""
+    """The labels of one operand; dimensions under the ellipsis are named by digits."""
     before, dots, after = term.partition("...")
     hidden = len(shape) - len(before) - len(after) if dots else 0
     labels = [*before, *(str(i) for i in reversed(range(hidden))), *after]
@@ -128,7 +128,7 @@ def _sdpa(node: Node) -> OpCost:
 @rule("flash_attention")
 def _flash_attention(node: Node) -> OpCost:
     q_BTHD, k_BSHD, v_BSHE = (node.spec(name) for name in ("query", "key", "value"))
-    length, heads, width = q_BTHD.shape[-3:]
+    length, _, width = q_BTHD.shape[-3:]
     keys, depth = k_BSHD.shape[-3], v_BSHE.shape[-1]
     if len(q_BTHD.shape) == 3:  # packed (T, H, D): the longest sequence stands for all
         keys = node.int_arg("max_k") if node.has("max_k") else keys
@@ -158,7 +158,7 @@ def _attention(
 
 
 def causal_pairs(length: int, keys: int) -> int:
-    """Twice the (query, key) pairs a causal mask keeps, by the field's convention of S^2/2 for S x S.
+    """Twice the (query, key) pairs a causal mask keeps, S^2/2 for S x S by convention.
 
     torch aligns the mask to the top left: query i sees keys 0..i.
     """

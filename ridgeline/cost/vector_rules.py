@@ -9,7 +9,7 @@ from ridgeline.graph import Category, Node
 # Arithmetic per element, multiply and add counted apart; derived from each op's definition.
 _OPS_PER_ELEMENT = {
     "batch_norm": 2,  # inference: one scale and one shift, both folded from the statistics
-    "layer_norm": 8,  # mean 1, centre 1, square and sum 2, scale 1, affine 2, square root amortised 1
+    "layer_norm": 8,  # mean 1, centre 1, square and sum 2, scale 1, affine 2, root 1
     "group_norm": 8,
     "instance_norm": 8,
     "rms_norm": 4,  # square and sum 2, scale 1, weight 1
@@ -32,7 +32,7 @@ _OPS_PER_ELEMENT = {
     "upsample": 8,  # bilinear: four taps, each multiply and add
     "grid_sample": 12,
 }
-# Statistics over the batch: mean, centre, square, sum, scale, shift (Ioffe and Szegedy 2015, alg. 1).
+# Statistics over the batch, then scale and shift (Ioffe and Szegedy 2015, alg. 1).
 _BATCH_NORM_TRAINING_OPS = 7
 
 
@@ -181,7 +181,7 @@ def _free(node: Node) -> OpCost:
 
 @rule("cond")
 def _cond(node: Node) -> OpCost:
-    """Both branches, each at probability one half: the graph does not say how often which is taken."""
+    """Both branches, each at probability one half: the graph cannot say which is taken."""
     branches = [total(cost_of(child) for child in branch) for branch in node.branches]
     return OpCost(
         **{

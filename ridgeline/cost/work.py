@@ -140,7 +140,7 @@ def _derived(work: Work, part: Part, cost: OpCost) -> Work:
 def _step(graph: Graph, optimizer: Optimizer) -> Work:
     """One update: reads parameter, gradient and state; writes parameter and state."""
     parameters = list(graph.of_kind(InputKind.PARAMETER))
-    count = sum(p.spec.numel * p.repeat for p in parameters)
+    count = sum(p.numel for p in parameters)
     nbytes = sum(p.nbytes for p in parameters)
     state = count * optimizer.state_bytes
     cost = OpCost(

@@ -152,7 +152,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides torch's export-time warnings and traces: they are about torch's code, not the user's."""
+    """Hides torch's export-time warnings and dumps: they are about torch's code."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
     with warnings.catch_warnings():

@@ -37,6 +37,7 @@ class GraphInput:
 
     repeat: how many alike there are, when it belongs to a layer captured once for many.
     is_mutated: a buffer that the graph updates (a KV cache, a running mean).
+    is_shared: a tied weight under its second name; it takes no memory of its own.
     """
 
     name: str
@@ -45,11 +46,17 @@ class GraphInput:
     spec: TensorSpec
     repeat: int = 1
     is_mutated: bool = False
+    is_shared: bool = False
+
+    @property
+    def numel(self) -> int:
+        """Elements of all repeats together; 0 for a tied weight's second name."""
+        return 0 if self.is_shared else self.spec.numel * self.repeat
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all repeats together."""
-        return self.spec.nbytes * self.repeat
+        """Bytes of all repeats together; 0 for a tied weight's second name."""
+        return self.numel * self.spec.itemsize
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,7 +123,7 @@ class Graph:
     @property
     def parameters(self) -> int:
         """Number of parameters, every repeat counted, shared ones once."""
-        return sum(i.spec.numel * i.repeat for i in self.inputs if i.kind is InputKind.PARAMETER)
+        return sum(i.numel for i in self.inputs if i.kind is InputKind.PARAMETER)
 
     def node(self, name: str) -> Node:
         """The node called `name`."""

@@ -93,7 +93,7 @@ _TABLE: dict[Category, str] = {
         addmm: addmm baddbmm addmv addbmm
         einsum
         bilinear
-        grouped_mm: _grouped_mm
+        grouped_mm: _grouped_mm ridgeline.grouped_mm
         scaled_mm: _scaled_mm _scaled_mm_v2
         scaled_grouped_mm: _scaled_grouped_mm _scaled_grouped_mm_v2
         int_mm: _int_mm

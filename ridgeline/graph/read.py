@@ -34,6 +34,7 @@ def read_inputs(program: ExportedProgram, repeats: Mapping[str, int]) -> tuple[G
     placeholders = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
     mutated = {s.target for s in program.graph_signature.output_specs if s.kind in _MUTATIONS}
     inputs = []
+    seen: set[tuple[object, ...]] = set()
     for entry in program.graph_signature.input_specs:
         if not isinstance(entry.arg, TensorArgument) or entry.kind not in _KINDS:
             continue
@@ -46,9 +47,21 @@ def read_inputs(program: ExportedProgram, repeats: Mapping[str, int]) -> tuple[G
                 spec=spec_of(placeholders[entry.arg.name].meta["val"]),
                 repeat=repeat_of(path, repeats) if entry.target else 1,
                 is_mutated=path in mutated,
+                is_shared=_is_shared(program, path, seen),
             )
         )
     return tuple(inputs)
+
+
+def _is_shared(program: ExportedProgram, path: str, seen: set[tuple[object, ...]]) -> bool:
+    """Whether an earlier weight is the same tensor, e.g. an embedding tied to the output head."""
+    tensor = program.state_dict.get(path)
+    if not isinstance(tensor, torch.Tensor):
+        return False
+    key = (tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape)
+    is_known = key in seen
+    seen.add(key)
+    return is_known
 
 
 def read_outputs(program: ExportedProgram) -> tuple[Ref, ...]:
