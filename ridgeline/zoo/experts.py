@@ -107,7 +107,10 @@ class Experts(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """Router and experts in place of a decoder layer's MLP: (B, T, D) -> (B, T, D)."""
+    """Router and experts in place of a decoder layer's MLP: (B, T, D) -> (B, T, D).
+
+    Weights are undefined until drawn or loaded.
+    """
 
     def __init__(
         self, dim: int, *, hidden_dim: int, num_experts: int, top_k: int, is_normalised: bool

@@ -130,7 +130,7 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU four times as wide, and back; the dropout between them only keeps the published names."""
+    """GEGLU four times as wide, and back; an identity keeps the place of the published dropout."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
