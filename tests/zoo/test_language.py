@@ -66,8 +66,9 @@ def collapse(model: nn.Module) -> nn.Module:
 
 
 def exported(module: nn.Module, inputs: tuple[Tensor, ...]) -> ExportedProgram:
-    program: ExportedProgram = torch.export.export(module, inputs, strict=False)
-    return program.run_decompositions({})
+    captured = torch.export.export(module, inputs, strict=False)
+    program: ExportedProgram = captured.run_decompositions({})
+    return program
 
 
 def ops(program: ExportedProgram) -> list[str]:
