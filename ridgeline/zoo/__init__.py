@@ -22,6 +22,7 @@ _MODULES = {
     "llama-3.1-405b": "decoder",
     "llama-3.1-70b": "decoder",
     "llama-3.1-8b": "decoder",
+    "llama-small": "decoder",
     "llama-tiny": "decoder",
     "mixtral-8x7b": "decoder",
     "mixtral-tiny": "decoder",
