@@ -1,6 +1,7 @@
 """Machines: what they are, the shipped descriptions, and calibration of this one. Imports no
 torch."""
 
+from ridgeline.machines.calibrate import calibrate
 from ridgeline.machines.machine import Cache, Ceiling, Kernel, Link, Machine, Memory, Rate
 from ridgeline.machines.registry import (
     ALIASES,
@@ -41,6 +42,7 @@ __all__ = [
     "Machine",
     "Memory",
     "Rate",
+    "calibrate",
     "load",
     "match_device",
     "names",
