@@ -16,13 +16,13 @@ from ridgeline.machines.cpu import Cpu, peak_flops_per_s, read_cpu
 from ridgeline.machines.machine import Cache, Kernel, Machine, Memory, Rate
 from ridgeline.machines.probes import Call, Probe, cpu_probes
 from ridgeline.machines.tables import KERNEL_FEATURES, KERNEL_UNITS
-from ridgeline.machines.timing import Sample, Timing, summarise, take_samples
+from ridgeline.machines.timing import Sample, Timing, preferred, summarise, take_samples
 from ridgeline.units import MIB
 
 Progress = Callable[[str, float], None]
 Timings = Mapping[Probe, Timing]
 
-ROUNDS = 2
+ROUNDS = 3
 """Every probe is visited once per round, so that a slow spell of the machine does not fall on one
 kernel alone."""
 
@@ -47,34 +47,41 @@ def calibrate(
         raise MachineError(
             f"cannot calibrate in {seconds} s with {threads} threads; both must be above zero."
         )
+    end_s = time.perf_counter() + seconds
     import torch
 
     tell = progress or (lambda what, share: None)
     if torch.cuda.is_available():
         from ridgeline.machines.gpu import calibrate_gpu
 
-        return calibrate_gpu(seconds=seconds, progress=tell)
-    with _num_threads(threads) as num_threads, torch.inference_mode():
-        return _calibrate_cpu(num_threads, seconds, tell)
+        return calibrate_gpu(end_s=end_s, progress=tell)
+    with _num_threads(threads) as num_threads, torch.inference_mode(), preferred() as is_preferred:
+        machine = _calibrate_cpu(num_threads, end_s, tell)
+    if is_preferred:
+        return machine
+    return replace(machine, notes=f"{machine.notes}; scheduling priority could not be raised")
 
 
 def time_probes(
-    probes: Sequence[Probe], *, seconds: float, progress: Progress, wait: Callable[[], None]
+    probes: Sequence[Probe], *, end_s: float, progress: Progress, wait: Callable[[], None]
 ) -> tuple[dict[Probe, Timing], list[str]]:
-    """Each probe's timing, and the names of those that could not or should not run here."""
-    end_s = time.perf_counter() + seconds
+    """Each probe's timing, and the names of those that could not or should not run here. The first
+    round visits every probe, however late; further ones share what is left until `end_s`.
+    """
     samples: dict[Probe, list[Sample]] = {}
     left_out: dict[Probe, str] = {}
-    num_visits = ROUNDS * len(probes)
-    for visit in range(num_visits):
-        probe = probes[visit % len(probes)]
+    for visit in range(num_visits := ROUNDS * len(probes)):
+        probe, is_first = probes[visit % len(probes)], visit < len(probes)
+        left_s = end_s - time.perf_counter()
+        if left_s < 0 and not is_first:
+            break
         if probe in left_out:
             continue
         progress(f"{probe.kind} {probe.dtype} {probe.route}", visit / num_visits)
-        budget_s = max(0.0, end_s - time.perf_counter()) / (num_visits - visit)
-        if _expected_s(probe, samples) > LONGEST_CALL_S:
+        if is_first and _expected_s(probe, samples) > LONGEST_CALL_S:
             left_out[probe] = "too slow"
             continue
+        budget_s = 0.0 if is_first else left_s / (num_visits - visit)
         try:
             samples.setdefault(probe, []).extend(_visit(probe, budget_s, wait))
         except RuntimeError as error:  # this build of torch has no such kernel
@@ -160,17 +167,15 @@ def _num_threads(threads: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _calibrate_cpu(num_threads: int, seconds: float, progress: Progress) -> Machine:
+def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machine:
     import torch
 
-    start_s = time.perf_counter()
     progress("clock and caches", 0.0)
     cpu = read_cpu()
     last_level = max((cache.capacity_bytes for cache in cpu.caches), default=32 * MIB)
     probes = cpu_probes(uncached_nbytes=min(1024 * MIB, max(256 * MIB, 4 * last_level)))
-    dispatch_s, launch_s = _overheads(budget_s=min(1.0, seconds / 20))
-    rest_s = max(0.0, seconds - (time.perf_counter() - start_s))
-    timings, left_out = time_probes(probes, seconds=rest_s, progress=progress, wait=lambda: None)
+    dispatch_s, launch_s = _overheads(budget_s=0.6)
+    timings, left_out = time_probes(probes, end_s=end_s, progress=progress, wait=lambda: None)
     num_cores = min(num_threads, cpu.num_cores)
     return Machine(
         id="this",

@@ -129,7 +129,9 @@ def _memory_bytes() -> int | None:
     found = re.search(r"MemTotal:\s+(\d+) kB", _MEMINFO.read_text(encoding="utf-8"))
     limit = _CGROUP_LIMIT.read_text(encoding="utf-8").strip() if _CGROUP_LIMIT.is_file() else ""
     sizes = [int(found[1]) * KIB] if found else []
-    return min(sizes + [int(limit)] if limit.isdigit() else sizes, default=None)
+    if limit.isdigit():
+        sizes.append(int(limit))
+    return min(sizes, default=None)
 
 
 def _caches() -> tuple[Cache, ...]:

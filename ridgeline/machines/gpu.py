@@ -24,7 +24,7 @@ from ridgeline.units import GIB
 _DTYPES = ("fp32", "fp16", "bf16", "int8")
 
 
-def calibrate_gpu(*, seconds: float, progress: Progress) -> Machine:
+def calibrate_gpu(*, end_s: float, progress: Progress) -> Machine:
     """The current CUDA device as measured; rates no probe covers stay as its datasheet has them."""
     import torch
 
@@ -33,7 +33,7 @@ def calibrate_gpu(*, seconds: float, progress: Progress) -> Machine:
         probes = sorted(eager_probes(device, uncached_nbytes=2 * GIB), key=lambda p: p.work)
         dispatch_s, launch_s = _overheads()
         timings, left_out = time_probes(
-            probes, seconds=seconds, progress=progress, wait=torch.cuda.synchronize
+            probes, end_s=end_s, progress=progress, wait=torch.cuda.synchronize
         )
     base = _datasheet(torch.cuda.get_device_name(device), timings)
     notes = [base.notes, f"torch {torch.__version__}", *(f"not measured: {n}" for n in left_out)]

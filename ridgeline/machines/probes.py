@@ -8,6 +8,7 @@ larger of the two times.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 Call = Callable[[], object]
 
-# (m, n, k): a decoder's single token, small batches, a sentence, a page; square, wide and deep layers; small heads
+# (m, n, k): a decoder's single token, small batches, a sentence, a page; square, wide, deep and
+# small layers
 GEMMS = (
     (1, 768, 768), (1, 3072, 768), (1, 768, 3072), (1, 4096, 1024), (1, 4096, 4096),
     (8, 256, 256), (8, 768, 768), (8, 3072, 768), (32, 768, 768), (32, 3072, 768), (32, 4096, 4096),
@@ -79,7 +81,8 @@ CONVOLUTIONS = (
     ConvShape(inputs=16, outputs=64, size=24, taps=3, dims=3),
 )
 
-# (batch * heads, q, kv, head_dim): encoder, ViT, long, diffusion cross and self, decode with short and long caches
+# (batch * heads, q, kv, head_dim): encoder, ViT, long, diffusion self and cross, decode with short
+# and long caches
 ATTENTIONS = (
     (12, 128, 128, 64), (12, 197, 197, 64), (12, 512, 512, 64), (8, 1024, 1024, 80),
     (8, 1024, 77, 80), (12, 1, 128, 64), (32, 1, 1024, 128),
@@ -113,7 +116,7 @@ def cpu_probes(*, uncached_nbytes: int) -> list[Probe]:
 
     cpu = torch.device("cpu")
     probes = list(eager_probes(cpu, uncached_nbytes=uncached_nbytes))
-    if torch.backends.mkldnn.is_available():
+    if torch._C._has_mkldnn:
         probes += _packed_gemms()
         probes += _packed_convolutions()
         probes += _packed_int8_gemms()
@@ -214,8 +217,10 @@ def _packed_int8_gemms() -> Iterator[Probe]:
             x = _filled((m, k), torch.uint8, cpu)
             packed = ops.qlinear_prepack(_filled((n, k), torch.int8, cpu), [m, k])
             scale, zero = torch.ones(n), torch.zeros(n, dtype=torch.int64)
-            tail = (None, 1.0, 0, torch.float32, "none", [], "")
-            return lambda: ops.qlinear_pointwise(x, 0.02, 0, packed, scale, zero, *tail)
+            into = (None, 1.0, 0, torch.float32)  # no bias; fp32 out
+            return lambda: ops.qlinear_pointwise(
+                x, 0.02, 0, packed, scale, zero, *into, "none", [], ""
+            )
 
         yield _gemm_probe("compiled", "int8", m, n, k, build)
 
@@ -318,30 +323,52 @@ def _streams(device: "torch.device", sizes: tuple[int, ...]) -> Iterator[Probe]:
 
     for nbytes in sizes:
 
-        def vectors(count: int, nbytes: int = nbytes) -> list["torch.Tensor"]:
-            return [_filled((nbytes // 4 // count,), torch.float32, device) for _ in range(count)]
+        def pieces(count: int, nbytes: int = nbytes) -> Iterator[tuple["torch.Tensor", ...]]:
+            vectors = [
+                _filled((nbytes // 4 // count,), torch.float32, device) for _ in range(count)
+            ]
+            length = _piece_nbytes(nbytes, device) // 4 // count
+            return cycle(zip(*(torch.split(vector, length) for vector in vectors), strict=True))
 
-        def read(make: Callable[[int], list["torch.Tensor"]] = vectors) -> Call:
-            (a,) = make(1)
-            return a.sum
+        def read(make: Callable[[int], Iterator[tuple["torch.Tensor", ...]]] = pieces) -> Call:
+            turns = make(1)
+            return lambda: next(turns)[0].sum()
 
-        def copy(make: Callable[[int], list["torch.Tensor"]] = vectors) -> Call:
-            a, b = make(2)
-            return lambda: b.copy_(a)
+        def copy(make: Callable[[int], Iterator[tuple["torch.Tensor", ...]]] = pieces) -> Call:
+            turns = make(2)
 
-        def triad(make: Callable[[int], list["torch.Tensor"]] = vectors) -> Call:
-            a, b, c = make(3)
-            return lambda: torch.add(a, b, alpha=3.0, out=c)
+            def call() -> None:
+                a, b = next(turns)
+                b.copy_(a)
+
+            return call
+
+        def triad(make: Callable[[int], Iterator[tuple["torch.Tensor", ...]]] = pieces) -> Call:
+            turns = make(4)  # of which three are used: pieces stay whole
+
+            def call() -> None:
+                a, b, c, _ = next(turns)
+                torch.add(a, b, alpha=3.0, out=c)
+
+            return call
 
         def permute(half: int = nbytes // 8) -> Call:
             x = _filled((half // 64, 64), torch.float32, device)
             return lambda: x.t().contiguous()
 
-        yield _eager("stream_read", "fp32", (nbytes,), nbytes, read)
-        yield _eager("stream_copy", "fp32", (nbytes,), nbytes, copy)
-        yield _eager("stream_triad", "fp32", (nbytes,), nbytes // 12 * 12, triad)
+        piece = _piece_nbytes(nbytes, device)
+        yield _eager("stream_read", "fp32", (nbytes,), piece, read)
+        yield _eager("stream_copy", "fp32", (nbytes,), piece, copy)
+        yield _eager("stream_triad", "fp32", (nbytes * 3 // 4,), piece * 3 // 4, triad)
         if nbytes <= 16 * MIB:
             yield _eager("permute", "fp32", (nbytes,), nbytes, permute)
+
+
+def _piece_nbytes(nbytes: int, device: "torch.device") -> int:
+    """How much of a working set one call streams: on a CPU little enough to end within a time
+    slice, or no sample is undisturbed; the next call goes on where it ended, so all of the set
+    passes by."""
+    return min(nbytes, 4 * MIB) if device.type == "cpu" else nbytes
 
 
 def _pointwise(device: "torch.device") -> Iterator[Probe]:

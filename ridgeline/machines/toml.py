@@ -109,10 +109,10 @@ def _text(value: str) -> str:
 
 
 def _number(value: float) -> str:
-    """Engineering notation where it is exact (989.4e12), else Python's shortest exact form."""
-    exponent = 3 * math.floor(math.log10(abs(value)) / 3) if value and math.isfinite(value) else 0
-    mantissa = f"{value / 10.0**exponent:.12g}"
-    short = (
-        f"{mantissa}e{exponent}" if exponent else mantissa if "." in mantissa else f"{mantissa}.0"
-    )
-    return short if "e" not in mantissa and float(short) == value else repr(value)
+    """The shortest exact form a reader likes: 700, 1048576, 2.5e-6, 989.4e12."""
+    if 0.001 <= abs(value) < 1e3 and not value.is_integer():
+        return repr(value)
+    exponent = 3 * math.floor(math.log10(abs(value)) / 3) if value else 0
+    short = f"{value / 10.0**exponent:.12g}" + (f"e{exponent}" if exponent else "")
+    whole = [str(int(value))] if value.is_integer() else []
+    return min([*whole, *([short] if float(short) == value else []), repr(value)], key=len)
