@@ -1,7 +1,5 @@
-"""Machines: what they are, the shipped descriptions, and calibration of this one. Imports no
-torch."""
+"""What machines can do: the type, the shipped descriptions, finding one. Imports no torch."""
 
-from ridgeline.machines.calibrate import calibrate
 from ridgeline.machines.machine import Cache, Ceiling, Kernel, Link, Machine, Memory, Rate
 from ridgeline.machines.registry import (
     ALIASES,
@@ -42,7 +40,6 @@ __all__ = [
     "Machine",
     "Memory",
     "Rate",
-    "calibrate",
     "load",
     "match_device",
     "names",

@@ -1,7 +1,7 @@
 """Measuring this machine in under a minute: what `--machine this` stands for.
 
 Both routes are timed, "eager" as a user's code runs and "compiled" as a frozen graph does (oneDNN
-with packed weights), for one library may be half as fast as another on the same core. docs: every
+with packed weights), for one library may be half as fast as another on the same core. Every
 rate is the median of undisturbed samples.
 """
 
@@ -14,7 +14,8 @@ from dataclasses import replace
 from ridgeline.errors import MachineError
 from ridgeline.machines.cpu import Cpu, peak_flops_per_s, read_cpu
 from ridgeline.machines.machine import Cache, Kernel, Machine, Memory, Rate
-from ridgeline.machines.probes import Call, Probe, cpu_probes
+from ridgeline.machines.probe import Call, Probe
+from ridgeline.machines.probes import cpu_probes
 from ridgeline.machines.tables import KERNEL_FEATURES, KERNEL_UNITS
 from ridgeline.machines.timing import Sample, Timing, preferred, summarise, take_samples
 from ridgeline.units import MIB
@@ -30,7 +31,7 @@ LONGEST_CALL_S = 1.0
 """A probe expected to take longer, from the rate of a smaller one of its kind, is left out and
 named in the notes."""
 
-_GRAIN = 32768  # elements below which ATen's pointwise loops stay on one thread (at::internal::GRAIN_SIZE)
+_GRAIN = 32768  # up to so many elements ATen stays on one thread (at::internal::GRAIN_SIZE)
 _STREAMS = ("stream_read", "stream_copy", "stream_triad")
 
 
@@ -135,8 +136,8 @@ def memory_from(timings: Timings, name: str, capacity_bytes: int | None) -> Memo
         bandwidth_bytes_per_s=max(fastest, achievable),
         achievable_bandwidth_bytes_per_s=achievable,
         achievable_source=source,
-        source="fastest single sample measured here, for no datasheet says what a virtual machine gets;"
-        " neighbours make it drift",
+        source="fastest single sample measured here, for no datasheet says what a virtual"
+        " machine gets; neighbours make it drift",
     )
 
 
@@ -193,8 +194,8 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
         caches=_caches(cpu, timings),
         launch_overhead_s=launch_s,
         dispatch_overhead_s=dispatch_s,
-        overhead_source="measured here: launch = starting and joining the threads of one pointwise kernel,"
-        " dispatch = torch.add of eight elements",
+        overhead_source="measured here: launch = starting and joining the threads of one pointwise"
+        " kernel, dispatch = torch.add of eight elements",
         confidence="measured",
         source="ridgeline machines calibrate",
         notes="; ".join(
@@ -216,7 +217,7 @@ def _matrix(cpu: Cpu, dtype: str, num_cores: int, timings: Timings) -> Rate:
 
 
 def _vector(cpu: Cpu, num_cores: int) -> dict[str, Rate]:
-    # The units that multiply matrices are the vector units, unless a tile engine does it: take fp32.
+    # Without a tile engine, the vector units are what multiplies matrices; with one, fp32 has none.
     peak, source = peak_flops_per_s(cpu, "fp32", num_cores=num_cores)
     single = Rate(flops_per_s=float(f"{peak:.4g}"), source=source)
     half = Rate(flops_per_s=single.flops_per_s / 2, source=f"half of fp32: {source}")

@@ -30,7 +30,7 @@ def calibrate_gpu(*, end_s: float, progress: Progress) -> Machine:
 
     device = torch.device("cuda", torch.cuda.current_device())
     with torch.inference_mode():
-        probes = sorted(eager_probes(device, uncached_nbytes=2 * GIB), key=lambda p: p.work)
+        probes = eager_probes(device, uncached_nbytes=2 * GIB)
         dispatch_s, launch_s = _overheads()
         timings, left_out = time_probes(
             probes, end_s=end_s, progress=progress, wait=torch.cuda.synchronize
@@ -44,7 +44,8 @@ def calibrate_gpu(*, end_s: float, progress: Progress) -> Machine:
         memory=_memory(base.memory, timings),
         launch_overhead_s=launch_s,
         dispatch_overhead_s=dispatch_s,
-        overhead_source="measured here: launch = one node of a CUDA graph of tiny adds, dispatch = one eager tiny add",
+        overhead_source="measured here: launch = one node of a CUDA graph of tiny adds,"
+        " dispatch = one eager tiny add",
         confidence="measured",
         source=f"{base.source}; achievable rates from ridgeline machines calibrate",
         notes="; ".join(filter(None, notes)),

@@ -10,10 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal
 
 from ridgeline.errors import MachineError
 from ridgeline.machines.tables import (
+    AMD_GPU_MATRIX,
     ASSUMED_VECTOR_SHARE,
     CONFIDENCE,
     DEFAULT_ACHIEVABLE,
@@ -21,7 +21,9 @@ from ridgeline.machines.tables import (
     KERNEL_FEATURES,
     MATRIX_FALLBACK,
     VECTOR_FALLBACK,
+    Assumption,
     Kind,
+    Limit,
     Route,
 )
 
@@ -280,9 +282,14 @@ class Machine:
             return self.memory.bandwidth_bytes_per_s
         measured = self.memory.achievable_bandwidth_bytes_per_s
         return (
-            measured
-            or self.memory.bandwidth_bytes_per_s * DEFAULT_ACHIEVABLE[self.kind, "memory"].value
+            measured or self.memory.bandwidth_bytes_per_s * self.default_achievable("memory").value
         )
+
+    def default_achievable(self, limit: Limit) -> Assumption:
+        """The share of a datasheet ceiling assumed achievable here where nothing was measured."""
+        if (self.vendor, self.kind, limit) == ("AMD", "gpu", "matrix"):
+            return AMD_GPU_MATRIX
+        return DEFAULT_ACHIEVABLE[self.kind, limit]
 
     def ridge_flops_per_byte(self, dtype: str, ceiling: Ceiling) -> float:
         """Arithmetic intensity above which a matrix product is bound by compute instead of
@@ -290,17 +297,17 @@ class Machine:
         return self.matrix_flops_per_s(dtype, ceiling) / self.bandwidth_bytes_per_s(ceiling)
 
     def find_kernel(self, route: Route, kind: str, dtype: str) -> Kernel | None:
-        """The measured samples of one kernel kind, or None: this machine was not calibrated for
-        it."""
-        wanted = (route, kind, dtype)
-        return next((k for k in self.kernels if (k.route, k.kind, k.dtype) == wanted), None)
+        """The measured samples of a kernel kind, the other route's where this one has none of its
+        own (memory and pointwise kernels are alike on both); None: not calibrated for it."""
+        found = {k.route: k for k in self.kernels if (k.kind, k.dtype) == (kind, dtype)}
+        return found.get(route) or next(iter(found.values()), None)
 
-    def _at(self, rate: Rate, unit: Literal["matrix", "vector"], ceiling: Ceiling) -> float:
+    def _at(self, rate: Rate, unit: Limit, ceiling: Ceiling) -> float:
         if ceiling is Ceiling.DATASHEET:
             return rate.flops_per_s
         if rate.achievable_flops_per_s is not None:
             return rate.achievable_flops_per_s
-        return rate.flops_per_s * DEFAULT_ACHIEVABLE[self.kind, unit].value
+        return rate.flops_per_s * self.default_achievable(unit).value
 
     def _lacks(self, unit: str, dtype: str) -> MachineError:
         have = ", ".join(dict.fromkeys([*self.matrix, *self.vector])) or "no compute rate at all"

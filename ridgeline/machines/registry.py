@@ -51,7 +51,6 @@ ALIASES: Mapping[str, str] = {
     "910b": "ascend-910b",
     "910c": "ascend-910c",
     "950dt": "ascend-950dt",
-    "m1max": "m1-max",
     "epyc9654": "cpu-epyc-9654",
     "epyc9755": "cpu-epyc-9755",
     "xeon8480": "cpu-xeon-8480",

@@ -6,6 +6,7 @@ from typing import Literal
 
 Kind = Literal["gpu", "cpu", "accelerator"]
 Route = Literal["eager", "compiled"]
+Limit = Literal["matrix", "vector", "memory"]
 DTYPES = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
 
 MATRIX_FALLBACK: Mapping[str, tuple[str, ...]] = {
@@ -96,11 +97,11 @@ class Assumption:
     source: str
 
 
-DEFAULT_ACHIEVABLE: Mapping[tuple[Kind, Literal["matrix", "vector", "memory"]], Assumption] = {
+DEFAULT_ACHIEVABLE: Mapping[tuple[Kind, Limit], Assumption] = {
     ("gpu", "matrix"): Assumption(
-        value=0.78,
-        source="ASSUMED: median of measured/datasheet bf16 matmul over the shipped GPUs"
-        " that have both (A100 0.87, H100 and H200 0.80, B200 0.78, MI355X 0.62, MI300X 0.51)",
+        value=0.80,
+        source="ASSUMED: median of measured/datasheet bf16 matmul over the shipped GPUs that have"
+        " both (A100 0.87, H100 and H200 0.80, B200 0.78)",
     ),
     ("gpu", "vector"): Assumption(
         value=0.9,
@@ -133,6 +134,12 @@ DEFAULT_ACHIEVABLE: Mapping[tuple[Kind, Literal["matrix", "vector", "memory"]], 
 }
 """Share of the datasheet ceiling taken as achievable where nothing was measured. Assumptions, and
 labelled so in `source`."""
+
+AMD_GPU_MATRIX = Assumption(
+    value=0.60,
+    source="ASSUMED: as for GPUs, over AMD's alone (MI300X 0.51, MI325X 0.60, MI355X 0.62)",
+)
+"""AMD's GPUs throttle further below their datasheet than others: their own median."""
 
 ASSUMED_VECTOR_SHARE = Assumption(
     value=1 / 32,

@@ -1,0 +1,268 @@
+"""Probes of what multiplies matrices: products, convolutions, attention and LSTM cells."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from ridgeline.machines.probe import Call, Probe, eager, filled, floats
+from ridgeline.machines.tables import Route
+
+if TYPE_CHECKING:
+    import torch
+
+# (m, n, k): a decoder's single token, small batches, a sentence, a page; square, wide, deep and
+# small layers
+GEMMS = (
+    (1, 768, 768), (1, 3072, 768), (1, 768, 3072), (1, 4096, 1024), (1, 4096, 4096),
+    (8, 256, 256), (8, 768, 768), (8, 3072, 768), (32, 768, 768), (32, 3072, 768), (32, 4096, 4096),
+    (128, 64, 64), (128, 768, 768), (128, 3072, 768), (128, 768, 3072), (128, 4096, 1024),
+    (512, 64, 256), (512, 256, 256), (512, 768, 768), (512, 3072, 768),
+    (2048, 64, 64), (2048, 256, 1024), (2048, 768, 768),
+)  # fmt: skip
+GPU_GEMMS = ((4096, 4096, 4096), (8192, 8192, 8192))
+# (batch * heads, q, kv, head_dim): encoder, ViT, long, diffusion self and cross, decode with short
+# and long caches
+ATTENTIONS = (
+    (12, 128, 128, 64), (12, 197, 197, 64), (12, 512, 512, 64), (8, 1024, 1024, 80),
+    (8, 1024, 77, 80), (12, 1, 128, 64), (32, 1, 1024, 128),
+)  # fmt: skip
+
+LSTMS = ((35, 1, 512, 256), (70, 2, 512, 256))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvShape:
+    """A convolution: `size` is the input's length in every one of `dims` spatial dimensions."""
+
+    batch: int = 1
+    inputs: int
+    outputs: int
+    size: int
+    taps: int
+    stride: int = 1
+    groups: int = 1
+    dims: int = 2
+
+    @property
+    def positions(self) -> int:
+        """Output positions of one image; padding is taps // 2."""
+        return int(((self.size + 2 * (self.taps // 2) - self.taps) // self.stride + 1) ** self.dims)
+
+    @property
+    def features(self) -> tuple[float, ...]:
+        """m, n, k, groups, spatial_dims as KERNEL_FEATURES has them."""
+        depth = self.inputs // self.groups * self.taps**self.dims
+        m, n = self.batch * self.positions, self.outputs // self.groups
+        return (m, n, depth, self.groups, self.dims)
+
+
+CONVOLUTIONS = (
+    ConvShape(inputs=3, outputs=64, size=224, taps=7, stride=2),  # ResNet stem
+    ConvShape(inputs=3, outputs=16, size=224, taps=3, stride=2),  # MobileNet stem
+    ConvShape(inputs=64, outputs=256, size=56, taps=1),
+    ConvShape(inputs=256, outputs=64, size=56, taps=1),
+    ConvShape(inputs=1024, outputs=256, size=14, taps=1),
+    ConvShape(inputs=512, outputs=2048, size=7, taps=1),
+    ConvShape(inputs=16, outputs=64, size=112, taps=1),  # MobileNet expansion
+    ConvShape(inputs=64, outputs=64, size=56, taps=3),
+    ConvShape(inputs=256, outputs=256, size=14, taps=3),
+    ConvShape(inputs=512, outputs=512, size=7, taps=3),
+    ConvShape(inputs=32, outputs=32, size=160, taps=3),  # YOLOX
+    ConvShape(inputs=320, outputs=320, size=32, taps=3),  # diffusion UNet
+    ConvShape(batch=8, inputs=256, outputs=256, size=14, taps=3),
+    ConvShape(inputs=128, outputs=128, size=56, taps=3, groups=32),  # ResNeXt 32x4d
+    ConvShape(inputs=512, outputs=512, size=14, taps=3, groups=32),
+    ConvShape(inputs=64, outputs=64, size=112, taps=3, stride=2, groups=64),  # depthwise
+    ConvShape(inputs=240, outputs=240, size=28, taps=3, groups=240),
+    ConvShape(inputs=672, outputs=672, size=14, taps=5, groups=672),
+    ConvShape(inputs=1, outputs=64, size=48, taps=3, stride=2, dims=3),
+    ConvShape(inputs=64, outputs=16, size=24, taps=1, dims=3),
+    ConvShape(inputs=16, outputs=64, size=24, taps=3, dims=3),
+)
+
+
+def matrix_probes(device: "torch.device") -> Iterator[Probe]:
+    """The matrix kernels as a user's eager code runs them, on any device."""
+    yield from _gemms(device)
+    yield from _int8_gemms(device)
+    yield from _convolutions(device)
+    yield from _attentions(device)
+    yield from _lstms(device)
+
+
+def packed_probes() -> Iterator[Probe]:
+    """The matrix kernels with weights packed for oneDNN, as a frozen graph calls them on a CPU."""
+    yield from _packed_gemms()
+    yield from _packed_convolutions()
+    yield from _packed_int8_gemms()
+
+
+def _gemm_shapes(device: "torch.device") -> tuple[tuple[int, int, int], ...]:
+    return GEMMS if device.type == "cpu" else (*GEMMS, *GPU_GEMMS)
+
+
+def _gemms(device: "torch.device") -> Iterator[Probe]:
+    import torch
+
+    for name, dtype in floats(device):
+        for m, n, k in _gemm_shapes(device):
+
+            def build(m: int = m, n: int = n, k: int = k, dtype: "torch.dtype" = dtype) -> Call:
+                x, w = filled((m, k), dtype, device), filled((n, k), dtype, device)
+                bias = filled((n,), dtype, device)
+                return lambda: torch.nn.functional.linear(x, w, bias)
+
+            yield _gemm_probe("eager", name, m, n, k, build)
+
+
+def _packed_gemms() -> Iterator[Probe]:
+    import torch
+
+    cpu = torch.device("cpu")
+    ops = torch.ops.mkldnn
+    for name, dtype in floats(cpu):
+        for m, n, k in GEMMS:
+
+            def build(m: int = m, n: int = n, k: int = k, dtype: "torch.dtype" = dtype) -> Call:
+                x, bias = filled((m, k), dtype, cpu), filled((n,), dtype, cpu)
+                packed = ops._reorder_linear_weight(filled((n, k), dtype, cpu), m)
+                return lambda: ops._linear_pointwise(x, packed, bias, "none", [], "")
+
+            yield _gemm_probe("compiled", name, m, n, k, build)
+
+
+def _int8_gemms(device: "torch.device") -> Iterator[Probe]:
+    import torch
+
+    for m, n, k in _gemm_shapes(device):
+        if device.type == "cuda" and m <= 16:
+            continue  # cuBLAS takes int8 from 17 rows up
+
+        def build(m: int = m, n: int = n, k: int = k) -> Call:
+            x, w = filled((m, k), torch.int8, device), filled((n, k), torch.int8, device).t()
+            return lambda: torch._int_mm(x, w)
+
+        yield _gemm_probe("eager", "int8", m, n, k, build)
+
+
+def _packed_int8_gemms() -> Iterator[Probe]:
+    import torch
+
+    cpu = torch.device("cpu")
+    ops = torch.ops.onednn
+    for m, n, k in GEMMS:
+
+        def build(m: int = m, n: int = n, k: int = k) -> Call:
+            x = filled((m, k), torch.uint8, cpu)
+            packed = ops.qlinear_prepack(filled((n, k), torch.int8, cpu), [m, k])
+            scale, zero = torch.ones(n), torch.zeros(n, dtype=torch.int64)
+            into = (None, 1.0, 0, torch.float32)  # no bias; fp32 out
+            return lambda: ops.qlinear_pointwise(
+                x, 0.02, 0, packed, scale, zero, *into, "none", [], ""
+            )
+
+        yield _gemm_probe("compiled", "int8", m, n, k, build)
+
+
+def _gemm_probe(
+    route: Route, dtype: str, m: int, n: int, k: int, build: Callable[[], Call]
+) -> Probe:
+    work = 2.0 * m * n * k
+    return Probe(route=route, kind="gemm", dtype=dtype, features=(m, n, k), work=work, build=build)
+
+
+def _convolutions(device: "torch.device") -> Iterator[Probe]:
+    import torch
+
+    for name, dtype in floats(device):
+        for shape in CONVOLUTIONS:
+
+            def build(shape: ConvShape = shape, dtype: "torch.dtype" = dtype) -> Call:
+                x, w = _conv_operands(shape, dtype, device)
+                run = (torch.conv2d, torch.conv3d)[shape.dims - 2]
+                return lambda: run(x, w, None, shape.stride, shape.taps // 2, 1, shape.groups)
+
+            yield _conv_probe("eager", name, shape, build)
+
+
+def _packed_convolutions() -> Iterator[Probe]:
+    import torch
+
+    cpu = torch.device("cpu")
+    ops = torch.ops.mkldnn
+    for name, dtype in floats(cpu):
+        for shape in CONVOLUTIONS:
+
+            def build(shape: ConvShape = shape, dtype: "torch.dtype" = dtype) -> Call:
+                last = (torch.channels_last, torch.channels_last_3d)[shape.dims - 2]
+                pair = _conv_operands(shape, dtype, cpu)
+                x, w = (tensor.contiguous(memory_format=last) for tensor in pair)
+                pad, stride, dilation = (
+                    [value] * shape.dims for value in (shape.taps // 2, shape.stride, 1)
+                )
+                how = (pad, stride, dilation, shape.groups)
+                packed = ops._reorder_convolution_weight(w, *how, list(x.shape))
+                return lambda: ops._convolution_pointwise(x, packed, None, *how, "none", [], "")
+
+            yield _conv_probe("compiled", name, shape, build)
+
+
+def _conv_operands(
+    shape: ConvShape, dtype: "torch.dtype", device: "torch.device"
+) -> tuple["torch.Tensor", "torch.Tensor"]:
+    space, window = (shape.size,) * shape.dims, (shape.taps,) * shape.dims
+    x = filled((shape.batch, shape.inputs, *space), dtype, device)
+    return x, filled((shape.outputs, shape.inputs // shape.groups, *window), dtype, device)
+
+
+def _conv_probe(route: Route, dtype: str, shape: ConvShape, build: Callable[[], Call]) -> Probe:
+    work = 2.0 * prod(shape.features[:4])
+    return Probe(
+        route=route,
+        kind="convolution",
+        dtype=dtype,
+        features=shape.features,
+        work=work,
+        build=build,
+    )
+
+
+def _attentions(device: "torch.device") -> Iterator[Probe]:
+    import torch
+
+    for name, dtype in floats(device):
+        for heads, num_q, num_kv, dim in ATTENTIONS:
+
+            def build(
+                query: tuple[int, ...] = (1, heads, num_q, dim),
+                key: tuple[int, ...] = (1, heads, num_kv, dim),
+                dtype: "torch.dtype" = dtype,
+            ) -> Call:
+                q, k = filled(query, dtype, device), filled(key, dtype, device)
+                v = filled(key, dtype, device)
+                return lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+            yield eager(
+                "attention",
+                name,
+                (heads, num_q, num_kv, dim),
+                4.0 * heads * num_q * num_kv * dim,
+                build,
+            )
+
+
+def _lstms(device: "torch.device") -> Iterator[Probe]:
+    import torch
+
+    for seq, batch, inputs, hidden in LSTMS:
+
+        def build(
+            seq: int = seq, batch: int = batch, inputs: int = inputs, hidden: int = hidden
+        ) -> Call:
+            cell = torch.nn.LSTM(inputs, hidden, device=device).eval()
+            x = filled((seq, batch, inputs), torch.float32, device)
+            return lambda: cell(x)
+
+        work = 8.0 * seq * batch * hidden * (inputs + hidden)
+        yield eager("lstm", "fp32", (seq, batch, inputs, hidden), work, build)

@@ -1,0 +1,53 @@
+"""One thing to time, and how its operands are made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ridgeline.machines.tables import Route
+
+if TYPE_CHECKING:
+    import torch
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One thing to time. `build` allocates operands and returns the call; `work` is what a call
+    does, in FLOP, bytes or elements as KERNEL_UNITS has it; `features` as KERNEL_FEATURES has
+    them."""
+
+    route: Route
+    kind: str
+    dtype: str
+    features: tuple[float, ...]
+    work: float
+    build: Callable[[], Call]
+
+
+def floats(device: "torch.device") -> tuple[tuple[str, "torch.dtype"], ...]:
+    """fp32 and bf16, and fp16 where it is not a trap: torch.mm is 1000 times slower in it on
+    CPUs."""
+    import torch
+
+    both = (("fp32", torch.float32), ("bf16", torch.bfloat16))
+    return both if device.type == "cpu" else (*both, ("fp16", torch.float16))
+
+
+def filled(shape: tuple[int, ...], dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
+    """Operands: constant on a CPU, random on a GPU, whose clock rises when the bits do not
+    toggle."""
+    import torch
+
+    if device.type == "cpu":
+        return torch.full(shape, 0.5 if dtype.is_floating_point else 1, dtype=dtype)
+    if not dtype.is_floating_point:
+        return torch.randint(0, 127, shape, dtype=dtype, device=device)
+    return torch.rand(shape, dtype=dtype, device=device)
+
+
+def eager(
+    kind: str, dtype: str, features: tuple[float, ...], work: float, build: Callable[[], Call]
+) -> Probe:
+    return Probe(route="eager", kind=kind, dtype=dtype, features=features, work=work, build=build)
