@@ -76,7 +76,8 @@ KERNEL_FEATURES: Mapping[str, tuple[str, ...]] = {
 """What describes one call of a kernel kind. gemm: (m, k) @ (k, n). convolution: m = batch * output
 positions, n = output channels per group, k = input channels per group * taps. attention:
 batch_heads = batch * heads. stream_*: nbytes = the whole working set, all arrays together.
-embedding: rows gathered and bytes per row. Pools: numel = output elements, taps = window size."""
+embedding: rows gathered and bytes per row. Pools: numel = output elements, taps = window size.
+Eager kernels allocate their output, page faults of large ones included, as a user's code does."""
 
 _FLOPS = ("gemm", "convolution", "attention", "lstm")
 _BYTES = ("stream_read", "stream_copy", "stream_triad", "permute", "embedding")

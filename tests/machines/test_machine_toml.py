@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ridgeline.errors import MachineError
@@ -28,7 +28,6 @@ TEXT = to_toml(FULL)
 LINES = [
     n for n, line in enumerate(TEXT.splitlines()) if " = " in line and not line.startswith(" ")
 ]
-patient = settings(deadline=None)  # a shared core may stall any example
 OPTIONAL = {"num_units", "tdp_w", "notes", "capacity_bytes"}
 
 
@@ -41,7 +40,6 @@ positive = st.floats(min_value=1e-300, max_value=1e300, allow_nan=False)
 words = st.text(min_size=1).filter(lambda text: bool(text.strip()))
 
 
-@patient
 @given(flops_per_s=positive, time_s=positive, words=words, notes=st.text())
 def test_any_number_and_any_text_survive(
     flops_per_s: float, time_s: float, words: str, notes: str
@@ -108,7 +106,6 @@ def test_what_is_not_toml() -> None:
         parse("a = " + "[" * 100_000, origin="mine.toml")
 
 
-@patient
 @given(line=st.sampled_from(LINES))
 def test_deleting_a_line_names_the_key_or_leaves_a_machine(line: int) -> None:
     lines = TEXT.splitlines()
@@ -120,7 +117,6 @@ def test_deleting_a_line_names_the_key_or_leaves_a_machine(line: int) -> None:
         assert key in str(outcome) or "is not TOML" in str(outcome)  # half a list
 
 
-@patient
 @given(line=st.sampled_from(LINES), name=st.from_regex(r"[a-z_]{1,12}", fullmatch=True))
 def test_renaming_a_key_is_an_error(line: int, name: str) -> None:
     lines = TEXT.splitlines()
@@ -137,7 +133,6 @@ junk = st.recursive(
 )
 
 
-@patient
 @given(line=st.sampled_from(LINES), value=junk)
 def test_any_other_value_gives_a_machine_or_a_machine_error(line: int, value: object) -> None:
     lines = TEXT.splitlines()
@@ -146,13 +141,11 @@ def test_any_other_value_gives_a_machine_or_a_machine_error(line: int, value: ob
     _check(_parse_or_machine_error("\n".join(lines)))
 
 
-@patient
 @given(keep=st.integers(min_value=0, max_value=len(TEXT)))
 def test_a_file_cut_short_gives_a_machine_or_a_machine_error(keep: int) -> None:
     _check(_parse_or_machine_error(TEXT[:keep]))
 
 
-@patient
 @given(key=st.sampled_from(sorted(tomllib.loads(TEXT))), value=junk)
 def test_any_other_table_gives_a_machine_or_a_machine_error(key: str, value: object) -> None:
     table: Mapping[str, object] = {**tomllib.loads(TEXT), key: value}
