@@ -3,15 +3,17 @@ from.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, OutputKind
+from torch.utils._pytree import tree_leaves
 
 from ridgeline.errors import GraphError
 from ridgeline.graph.graph import Graph
 from ridgeline.graph.graph import InputKind as GraphInputKind
+from ridgeline.graph.spec import DTYPES, dtype_name
 
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -116,15 +118,47 @@ def check_inputs(graph: Graph, inputs: Sequence[object]) -> None:
             symbol is not None or have == want
             for have, want, symbol in zip(value.shape, entry.spec.shape, symbols, strict=True)
         )
-        found = f"{dtype_label(value)}[{','.join(str(d) for d in value.shape)}]"
-        if not fits or dtype_label(value) != entry.spec.dtype:
+        found = f"{dtype_name(value.dtype)}[{','.join(str(d) for d in value.shape)}]"
+        if not fits or dtype_name(value.dtype) != entry.spec.dtype:
             raise GraphError(
                 f"input {entry.path} of graph {graph.name} is {found}; it must be {entry.spec}."
             )
 
 
-def dtype_label(tensor: Tensor) -> str:
-    """The short dtype name of a tensor."""
-    from ridgeline.graph.spec import dtype_name
+def align_inputs(graph: Graph) -> Callable[[Sequence[Tensor]], tuple[Tensor, ...]]:
+    """A function that gives inputs the strides that the graph was traced with; compiled code
+    relies on them.
+    """
+    names = {i.name for i in graph.of_kind(GraphInputKind.INPUT)}
+    strides = [
+        _static_strides(node.meta["val"])
+        for node in graph.program.graph.nodes
+        if node.op == "placeholder" and node.name in names
+    ]
 
-    return dtype_name(tensor.dtype)
+    def align(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(_with_strides(x, s) for x, s in zip(inputs, strides, strict=True))
+
+    return align
+
+
+def _static_strides(value: Tensor) -> tuple[int, ...] | None:
+    strides = value.stride()
+    return strides if all(isinstance(s, int) for s in strides) else None
+
+
+def _with_strides(value: Tensor, strides: tuple[int, ...] | None) -> Tensor:
+    if strides is None:
+        return value.contiguous()
+    if value.stride() == strides:
+        return value
+    return torch.empty_strided(value.shape, strides, dtype=value.dtype).copy_(value)
+
+
+def example_inputs(graph: Graph) -> tuple[Tensor, ...]:
+    """Inputs to compile with: those of the capture where it kept them, else zeros."""
+    wanted = tuple(graph.of_kind(GraphInputKind.INPUT))
+    kept = [v for v in tree_leaves(graph.program.example_inputs) if isinstance(v, Tensor)]
+    if len(kept) == len(wanted) and not any(v.is_meta for v in kept):
+        return tuple(v.detach() for v in kept)
+    return tuple(torch.zeros(i.spec.shape, dtype=DTYPES[i.spec.dtype]) for i in wanted)
