@@ -14,8 +14,6 @@ from ridgeline.backends.protocol import Reply, Turn
 _SAMPLES_PER_TURN = 2
 # Where fewer samples than this are clean, their median says less than that of all.
 _ENOUGH_CLEAN = 5
-# A noisy machine gets this many times the rounds that a quiet one needs.
-_PATIENCE = 3
 _POLL_S = 0.02
 
 
@@ -23,10 +21,14 @@ _POLL_S = 0.02
 class Limits:
     """What one candidate may use. compile_s: wall time until its first outputs; turn_s: for one
     turn of measuring; memory_bytes: address space; 0 takes the machine's physical memory.
+
+    patience_s: how long a noisy machine is measured on, all candidates together, for want of clean
+    samples.
     """
 
     compile_s: float = 900.0
     turn_s: float = 300.0
+    patience_s: float = 30.0
     memory_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -105,17 +107,22 @@ def measure_in_turn(
     """
     results = list(timings)
     least = ceil(repeats / _SAMPLES_PER_TURN)
-    for done in range(least * _PATIENCE):
+    end = time.monotonic() + limits.patience_s
+    rounds = 0
+    while rounds < least or (time.monotonic() < end and _lacks_samples(results, repeats)):
         alive = [n for n, t in enumerate(results) if t.skipped is None]
-        if done >= least and all(sum(results[n].is_clean) >= repeats for n in alive):
-            break
-        for number in alive if done % 2 == 0 else reversed(alive):
+        for number in alive if rounds % 2 == 0 else reversed(alive):
             child = nursery.started[number]
             child.ask(Turn(samples=_SAMPLES_PER_TURN))
             reply = child.wait(time.monotonic() + limits.turn_s)
             results[number] = _after(results[number], reply)
-        progress(min(1.0, (done + 1) / least))
+        rounds += 1
+        progress(min(1.0, rounds / least))
     return results
+
+
+def _lacks_samples(timings: Sequence[Timing], repeats: int) -> bool:
+    return any(t.skipped is None and sum(t.is_clean) < repeats for t in timings)
 
 
 def _after(timing: Timing, reply: Reply) -> Timing:
