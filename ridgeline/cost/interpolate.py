@@ -1,0 +1,76 @@
+"""Between measured samples: the speed of a kernel at a size nobody measured.
+
+Everything is a function of the logarithms of the features, for a product of 128 rows differs from
+one of 256 as one of 1024 does from 2048. No result lies outside what was measured.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import exp, log
+
+Sample = tuple[float, ...]
+
+POWER = 6
+"""How fast a sample's say falls with its distance: chosen among 2, 3, 4, 6 and 8 by leaving out each
+calibration sample in turn and predicting it from the others (docs/accuracy.md)."""
+
+
+def rate_at(samples: Sequence[Sample], features: Sequence[float]) -> float:
+    """The rate at `features`; a sample is its features, then its rate.
+
+    One feature: straight lines between neighbours, in logarithms, flat beyond the ends. Several:
+    the logarithms of all rates, weighted by 1 / distance**POWER (Shepard 1968). Both return a
+    sample's own rate at its features, and never less than the lowest or more than the highest rate.
+    Raises ValueError without samples.
+    """
+    if not samples:
+        raise ValueError("there is no sample to take a rate from")
+    point = tuple(log(max(f, 1.0)) for f in features)
+    if len(point) == 1:
+        return _between(_points(samples), point[0])
+    return _weighted(samples, point)
+
+
+def best_from(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The samples of a bandwidth curve made non-increasing: a small working set lies in caches at
+    least as near as a larger one's, and what its samples show besides is the start of the call.
+    """
+    falling: list[Sample] = []
+    best = 0.0
+    for size, rate in sorted(((s[0], s[-1]) for s in samples), reverse=True):
+        best = max(best, rate)
+        falling.append((size, best))
+    return tuple(reversed(falling))
+
+
+def _points(samples: Sequence[Sample]) -> list[tuple[float, float]]:
+    return sorted((log(max(s[0], 1.0)), log(s[1])) for s in samples)
+
+
+def _between(points: Sequence[tuple[float, float]], x: float) -> float:
+    if x <= points[0][0]:
+        return exp(points[0][1])
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x <= x1:
+            share = (x - x0) / (x1 - x0) if x1 > x0 else 1.0
+            return exp(y0 + share * (y1 - y0))
+    return exp(points[-1][1])
+
+
+def _weighted(samples: Sequence[Sample], point: Sequence[float]) -> float:
+    weighed = list(_weights(samples, point))
+    total = sum(weight for weight, _ in weighed)
+    return exp(sum(weight * log(rate) for weight, rate in weighed) / total)
+
+
+def _weights(samples: Sequence[Sample], point: Sequence[float]) -> Iterator[tuple[float, float]]:
+    """(weight, rate) of each sample; of one alone where the point is that sample."""
+    for sample in samples:
+        *features, rate = sample
+        square = sum(
+            (log(max(f, 1.0)) - x) ** 2 for f, x in zip(features, point, strict=True)
+        )
+        if square < 1e-18:
+            yield 1.0, rate
+            return
+        yield 1.0 / square ** (POWER / 2), rate
+
