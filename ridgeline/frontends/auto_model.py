@@ -34,21 +34,27 @@ def load_auto_model(source: Source, request: Request, device: str) -> LoadedMode
             f"{source.name} is a {source.config['model_type']} model, which needs the extra hf: "
             "pip install 'ridgeline[hf]'."
         ) from error
-    config = _config(source)
-    model_class = _model_class(source, config)
-    form = _form_of(model_class, config)
     with _silent():
+        config = _config(source)
+        model_class = _model_class(source, config)
+        form = _form_of(model_class)
         model = _build(source, request, device, config, model_class, form is _causal)
     set_mode(model, request.phase)
     with torch.device(device):
         module, inputs = form(model, source, request)
-    kinds = getattr(config.get_text_config(decoder=True), "layer_types", None) or []
     return LoadedModel(
         module=set_mode(module, request.phase),
         inputs=inputs,
         name=source.name,
-        has_uniform_layers=len(set(kinds)) <= 1,
+        has_uniform_layers=_has_uniform_layers(config.get_text_config(decoder=True)),
     )
+
+
+def _has_uniform_layers(config: "PretrainedConfig") -> bool:
+    """Whether no layer is of a kind of its own, which models look up by its number."""
+    kinds = getattr(config, "layer_types", None)
+    layers = getattr(config, "num_hidden_layers", None)
+    return not isinstance(kinds, list) or len(kinds) != layers or len(set(kinds)) == 1
 
 
 def _config(source: Source) -> "PretrainedConfig":
@@ -128,8 +134,10 @@ def _build(
 
 
 def _supported(model_class: type["PreTrainedModel"], attention: str) -> str:
-    """`attention` where the model takes it, else its plain attention."""
-    return attention if getattr(model_class, "_supports_sdpa", False) else "eager"
+    """`attention` where the model takes it, else the best of transformers' own that it takes."""
+    if not getattr(model_class, "_supports_sdpa", False):
+        return "eager"
+    return attention if getattr(model_class, "_supports_attention_backend", False) else "sdpa"
 
 
 def _require_inside(folder: Path) -> None:
@@ -149,7 +157,7 @@ Form = Callable[
 ]
 
 
-def _form_of(model_class: type["PreTrainedModel"], config: "PretrainedConfig") -> Form:
+def _form_of(model_class: type["PreTrainedModel"]) -> Form:
     """How the task of a model class is fed. Raises TargetError for sound, video and the like."""
     names = inspect.signature(model_class.forward).parameters
     if "input_ids" in names and "decoder_input_ids" in names:

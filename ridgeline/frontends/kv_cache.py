@@ -93,7 +93,7 @@ def make_cache(model: PreTrainedModel, *, batch: int, past: int, tokens: int) ->
     for number, attention in enumerate(modules):
         window = _window(config, number)
         length = min(past + tokens, window or past + tokens)
-        shape = (batch, _kv_heads(config), length, _head_dim(config, attention))
+        shape = (batch, _kv_heads(config, attention), length, _head_dim(config, attention))
         weight = next(attention.parameters())
         for name in ("k_cache", "v_cache"):
             attention.register_buffer(name, weight.new_zeros(shape), persistent=False)
@@ -120,12 +120,13 @@ def _window(config: PretrainedConfig, number: int) -> int | None:
     return int(window) if getattr(config, "use_sliding_window", True) else None
 
 
-def _kv_heads(config: PretrainedConfig) -> int:
-    for name in ("num_key_value_heads", "num_kv_heads", "num_attention_heads"):
-        value = getattr(config, name, None)
-        if isinstance(value, int):
-            return value
-    raise TargetError(f"{config.model_type} does not say how many key-value heads it has.")
+def _kv_heads(config: PretrainedConfig, attention: nn.Module) -> int:
+    for owner in (attention, config):
+        for name in ("num_key_value_heads", "num_kv_heads"):
+            value = getattr(owner, name, None)
+            if isinstance(value, int):
+                return value
+    return int(config.num_attention_heads)
 
 
 def _head_dim(config: PretrainedConfig, attention: nn.Module) -> int:
