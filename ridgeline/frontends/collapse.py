@@ -34,9 +34,9 @@ class _Run:
     output: object = None
 
     def lead(self, inputs: list[object], output: object) -> None:
-        """Records the call of the traced layer; another one after a complete run begins anew."""
-        self.is_exact &= self.calls in (0, self.count)
-        self.calls = 1
+        """Records the call of the traced layer."""
+        self.is_exact &= self.calls == 0
+        self.calls += 1
         self.inputs, self.output = inputs, output
 
     def follow(self, inputs: list[object]) -> object:
@@ -52,9 +52,14 @@ class _Run:
 
 @dataclass(slots=True)
 class Collapsed:
-    """What was folded, complete once the model has been traced."""
+    """What was folded, complete once the model has been traced, once or several times."""
 
     runs: list[_Run] = field(default_factory=list)
+
+    def restart(self) -> None:
+        """Forgets the calls of the trace before."""
+        for run in self.runs:
+            run.calls = 0
 
     @property
     def repeats(self) -> dict[str, int]:
@@ -89,7 +94,9 @@ def collapse(model: nn.Module, *, first: int = 0) -> Iterator[Collapsed]:
     The model is restored on leaving.
     """
     folded = Collapsed()
-    undo: list[Callable[[], None]] = []
+    undo: list[Callable[[], None]] = [
+        model.register_forward_pre_hook(lambda module, args: folded.restart()).remove
+    ]
     try:
         for path, module in list(model.named_modules()):
             if isinstance(module, Container) and not _is_gone(model, path, module):

@@ -25,7 +25,7 @@ graph Block phase=forward digest={digest}
   %relu: fp32[2,3] = relu(self=%linear)
   %sum_1: fp32[3] = sum(self=%relu, dim=[0], keepdim=False)
   %add: fp32[3] = add(self=seen, other=%sum_1, alpha=1)
-  %view: fp32[6] = view(self=%relu, size=[6])
+  %view: fp32[6] = view(self=%relu, size=[-1])
   %split_with_sizes: fp32[2,1], fp32[2,2] = split(self=%relu, split_sizes=[1, 2], dim=1)
   return %add, %view, %split_with_sizes.1
 """
