@@ -93,7 +93,7 @@ _TABLE: dict[Category, str] = {
         addmm: addmm baddbmm addmv addbmm
         einsum
         bilinear
-        grouped_mm: _grouped_mm ridgeline.grouped_mm
+        grouped_mm: _grouped_mm transformers.grouped_mm_fallback ridgeline.grouped_mm
         scaled_mm: _scaled_mm _scaled_mm_v2
         scaled_grouped_mm: _scaled_grouped_mm _scaled_grouped_mm_v2
         int_mm: _int_mm
@@ -150,9 +150,10 @@ _TABLE: dict[Category, str] = {
         relu relu6 leaky_relu hardtanh hardswish hardsigmoid prelu: prelu _prelu_kernel
         threshold where lerp addcmul addcdiv floor_divide true_divide: true_divide divide
         eq ne lt le gt ge isnan isinf isfinite logical_and logical_or logical_not logical_xor
-        bitwise_and bitwise_or bitwise_not bitwise_xor
-        bitwise_shift: bitwise_left_shift bitwise_right_shift __lshift__ __rshift__ __and__
-        bitwise_shift: __or__
+        bitwise_and: bitwise_and __and__
+        bitwise_or: bitwise_or __or__
+        bitwise_not bitwise_xor
+        bitwise_shift: bitwise_left_shift bitwise_right_shift __lshift__ __rshift__
         outer: outer ger
         masked_fill fill glu dropout native_dropout: native_dropout
         quantize: quantized_decomposed.quantize_per_tensor
