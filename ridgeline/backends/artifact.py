@@ -1,0 +1,264 @@
+"""The `.ridge` file: a chosen model that runs without its source.
+
+A zip of `manifest.json`, `graph.pt2` (the graph after the passes, fp32) and, where the chosen
+backend makes one, `package.pt2` (native code). The manifest's sha256 sums find damage, not malice:
+loading the package runs native code, so load only files whose author you trust, or pass
+`is_trusted=False`, which compiles from the graph instead.
+"""
+
+import hashlib
+import io
+import os
+import platform
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import msgspec
+import torch
+from torch import Tensor
+
+from ridgeline import graph as graphs
+from ridgeline.backends.aoti import PACKAGE, Aoti, load_package
+from ridgeline.backends.backend import Backend, Dtype, Runnable, first_line
+from ridgeline.backends.choose import BACKENDS
+from ridgeline.backends.eager import Eager
+from ridgeline.backends.result import Optimized
+from ridgeline.errors import BackendError, GraphError
+from ridgeline.graph import Graph, InputKind
+from ridgeline.graph.flat import align_inputs, check_inputs
+from ridgeline.graph.store import write_atomically
+
+_FORMAT = 1
+_MANIFEST, _GRAPH = "manifest.json", "graph.pt2"
+_MEMBERS = frozenset({_MANIFEST, _GRAPH, PACKAGE})
+_MAX_MANIFEST_BYTES = 2**20
+# Instruction sets that compilers choose among; code built for them fails without them.
+_VECTOR_FLAGS = ("avx", "sse", "fma", "bmi", "f16c", "amx", "vaes", "gfni", "asimd", "sve")
+
+
+class Manifest(msgspec.Struct, forbid_unknown_fields=True):
+    """What a `.ridge` file says about itself. inputs: "name: dtype[shape]" of each user input.
+
+    machine: the name that `optimize` was given; cpu_flags, torch_version: what the package needs.
+    """
+
+    format: int
+    name: str
+    backend: str
+    dtype: Dtype
+    graph_digest: str
+    machine: str | None
+    inputs: list[str]
+    torch_version: str
+    architecture: str
+    cpu_flags: list[str]
+    threads: int
+    sha256: dict[str, str]
+
+
+class Loaded:
+    """A model from a `.ridge` file. Call it on the tensors of `manifest.inputs`, in that order.
+
+    backend: what runs it here. note: why that is not what was saved; None when it is.
+    """
+
+    def __init__(
+        self, graph: Graph, manifest: Manifest, backend: str, run: Runnable, note: str | None
+    ) -> None:
+        self.graph = graph
+        self.manifest = manifest
+        self.backend = backend
+        self.note = note
+        self._run = run
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs. Raises GraphError, naming the input, when one does not fit."""
+        check_inputs(self.graph, inputs)
+        return self._run(*inputs)
+
+
+def save(optimized: Optimized, path: str | os.PathLike[str]) -> None:
+    """Writes the best candidate to `path` (`.ridge`): complete or absent, never half-written."""
+    graph = optimized.graph
+    content = {_GRAPH: _graph_bytes(graph)}
+    if optimized.package is not None:
+        content[PACKAGE] = optimized.package
+    manifest = Manifest(
+        format=_FORMAT,
+        name=graph.name,
+        backend=optimized.best.backend,
+        dtype=optimized.best.dtype,
+        graph_digest=graph.digest,
+        machine=optimized.machine,
+        inputs=_input_lines(graph),
+        torch_version=str(torch.__version__),
+        architecture=platform.machine(),
+        cpu_flags=list(cpu_flags()),
+        threads=optimized.threads,
+        sha256={name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
+    )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
+        for name, data in content.items():
+            archive.writestr(name, data)
+    try:
+        write_atomically(Path(path), buffer.getbuffer())
+    except GraphError as error:
+        raise BackendError(str(error)) from error
+
+
+def load(path: str | os.PathLike[str], *, is_trusted: bool = True) -> Loaded:
+    """The model in a `.ridge` file, ready to run.
+
+    Its package, where it has one, is native code and is run as it is on a machine like the one it
+    was made on; elsewhere, and with `is_trusted=False`, the graph is compiled anew by the same
+    backend, or run eagerly where that fails; `Loaded.note` says so. Raises BackendError for a
+    missing, foreign, damaged or newer file.
+    """
+    file = Path(path)
+    manifest, content = _read(file)
+    with tempfile.TemporaryDirectory(prefix="ridgeline-") as name:
+        folder = Path(name)
+        graph = _read_graph(file, folder, content[_GRAPH], manifest)
+        reason = _reason_to_recompile(manifest, PACKAGE in content, is_trusted)
+        if reason is None and PACKAGE in content:
+            _check_package(file, content[PACKAGE])
+            (folder / PACKAGE).write_bytes(content[PACKAGE])
+            return Loaded(graph, manifest, manifest.backend, _native(graph, folder), None)
+    return _compiled(graph, manifest, reason)
+
+
+def _native(graph: Graph, folder: Path) -> Runnable:
+    run, align = load_package(folder / PACKAGE), align_inputs(graph)
+
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return run(*align(inputs))
+
+    return call
+
+
+def _compiled(graph: Graph, manifest: Manifest, reason: str | None) -> Loaded:
+    """The graph through the recorded backend, or eagerly in fp32 where that cannot."""
+    backend: Backend = BACKENDS[manifest.backend]()
+    try:
+        run = backend.compile(graph, manifest.dtype)
+        note = f"compiled anew by {backend.name}: {reason}." if reason else None
+        return Loaded(graph, manifest, backend.name, run, note)
+    except BackendError as error:
+        note = f"runs eagerly in fp32, {backend.name} failed here: {error}"
+        return Loaded(graph, manifest, Eager.name, Eager().compile(graph), note)
+
+
+def _reason_to_recompile(manifest: Manifest, has_package: bool, is_trusted: bool) -> str | None:
+    """Why the saved native code cannot be used here; None where it can, or where there is none."""
+    if manifest.backend != Aoti.name:
+        return None
+    if not has_package:
+        return "the file holds no native code"
+    if not is_trusted:
+        return "the file is not trusted, so its native code stays unused"
+    if manifest.torch_version != str(torch.__version__):
+        return f"it was made with torch {manifest.torch_version}, this is {torch.__version__}"
+    missing = sorted(set(manifest.cpu_flags) - set(cpu_flags()))
+    if manifest.architecture != platform.machine() or missing:
+        lacks = ", ".join(missing[:3]) or manifest.architecture
+        return f"this processor lacks {lacks}"
+    return None
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """The vector instruction sets of this processor; torch's one-word summary where the system
+    lists none.
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    flags = {f for f in found.partition(":")[2].split() if f.startswith(_VECTOR_FLAGS)}
+    return tuple(sorted(flags or {torch.backends.cpu.get_cpu_capability()}))
+
+
+def _input_lines(graph: Graph) -> list[str]:
+    return [f"{i.path}: {i.spec}" for i in graph.of_kind(InputKind.INPUT)]
+
+
+def _graph_bytes(graph: Graph) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="ridgeline-") as folder:
+        path = Path(folder) / _GRAPH
+        graphs.save(graph, path)
+        return path.read_bytes()
+
+
+def _read(file: Path) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest and the members it vouches for."""
+    if not file.is_file():
+        raise BackendError(f"no file {file}; `ridgeline optimize TARGET -o {file.name}` writes one.")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            _check_names(file, names)
+            if archive.getinfo(_MANIFEST).file_size > _MAX_MANIFEST_BYTES:
+                raise BackendError(f"{file} is damaged: its manifest is too large.")
+            manifest = _manifest(file, archive.read(_MANIFEST))
+            content = {name: archive.read(name) for name in names if name != _MANIFEST}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        raise BackendError(f"{file} is no readable .ridge file: {error}.") from error
+    for name, data in content.items():
+        if hashlib.sha256(data).hexdigest() != manifest.sha256.get(name):
+            raise BackendError(f"{file} is damaged: {name} is not what its manifest says.")
+    return manifest, content
+
+
+def _check_names(file: Path, names: Sequence[str]) -> None:
+    strange = sorted(set(names) - _MEMBERS)
+    missing = sorted({_MANIFEST, _GRAPH} - set(names))
+    if strange or missing or len(set(names)) != len(names):
+        what = f"holds {strange[0]!r}" if strange else f"lacks {', '.join(missing)}"
+        raise BackendError(f"{file} is no .ridge file: it {what}.")
+
+
+def _manifest(file: Path, data: bytes) -> Manifest:
+    try:
+        version = msgspec.json.decode(data, type=_Version).format
+        if version != _FORMAT:
+            raise BackendError(
+                f"{file} has format {version}; this version reads {_FORMAT}. Optimize it again."
+            )
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BackendError(f"{file} has a damaged manifest: {error}.") from error
+    if manifest.backend not in BACKENDS:
+        raise BackendError(f"{file} needs the backend {manifest.backend!r}, which is not here.")
+    return manifest
+
+
+class _Version(msgspec.Struct):
+    format: int
+
+
+def _read_graph(file: Path, folder: Path, data: bytes, manifest: Manifest) -> Graph:
+    (folder / _GRAPH).write_bytes(data)
+    try:
+        graph = graphs.load(folder / _GRAPH)
+    except GraphError as error:
+        raise BackendError(f"{file} holds an unreadable graph: {first_line(error)}") from error
+    if graph.digest != manifest.graph_digest:
+        raise BackendError(f"{file} is damaged: its graph is not the one its manifest names.")
+    return graph
+
+
+def _check_package(file: Path, data: bytes) -> None:
+    """Raises BackendError if unpacking the package would write outside its folder."""
+    try:
+        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
+    except zipfile.BadZipFile as error:
+        raise BackendError(f"{file} holds a package that is no archive: {error}.") from error
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in name:
+            raise BackendError(f"{file} holds a package with the path {name!r}; refusing it.")

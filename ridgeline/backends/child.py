@@ -1,0 +1,110 @@
+"""Children: one process per candidate, so that a crash, a hang or a leak costs only that one."""
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from ridgeline.backends.protocol import Job, Reply, Turn
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Child:
+    """A running child. replies: what it said; None when it has gone."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+    replies: queue.Queue[Reply | None] = field(default_factory=queue.Queue)
+
+    def ask(self, turn: Turn) -> None:
+        """Sends a request; a child that is gone already answers with its end."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.write(msgspec.json.encode(turn) + b"\n")
+            self.process.stdin.flush()
+
+    def wait(self, deadline: float) -> Reply:
+        """Its next reply; a failed one when it ends or is silent until `deadline` (monotonic)."""
+        try:
+            reply = self.replies.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            self.kill()
+            return Reply(kind="failed", reason="timed out")
+        if reply is None:
+            return Reply(kind="failed", reason=self._end())
+        return reply
+
+    def kill(self) -> None:
+        """Ends it and everything that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+    def _end(self) -> str:
+        code = self.process.wait()
+        if code < 0:
+            return f"crashed: {signal.Signals(-code).name}"
+        lines = self.log.read_text(errors="replace").strip().splitlines()
+        return f"ended with code {code}: {lines[-1][:300] if lines else 'no message'}"
+
+
+@contextmanager
+def children(jobs: Sequence[Job], folder: Path) -> Iterator["Nursery"]:
+    """A place to start the children of `jobs` in; on leaving, whatever the reason, none is left."""
+    nursery = Nursery(jobs, folder)
+    try:
+        yield nursery
+    finally:
+        for child in nursery.started.values():
+            child.kill()
+
+
+class Nursery:
+    """Children by job number."""
+
+    def __init__(self, jobs: Sequence[Job], folder: Path) -> None:
+        self.jobs = tuple(jobs)
+        self.folder = folder
+        self.started: dict[int, Child] = {}
+
+    def start(self, number: int) -> Child:
+        """Starts the child of job `number` in a session of its own, so that Ctrl-C reaches only
+        us.
+        """
+        path = self.folder / f"job-{number}.json"
+        path.write_bytes(msgspec.json.encode(self.jobs[number]))
+        log = self.folder / f"log-{number}.txt"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "ridgeline.backends.worker", str(path)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)},
+            )
+        child = self.started[number] = Child(process=process, log=log)
+        threading.Thread(target=_collect, args=(child,), daemon=True).start()
+        return child
+
+
+def _collect(child: Child) -> None:
+    assert child.process.stdout is not None
+    with contextlib.suppress(ValueError):  # closed by kill()
+        for line in child.process.stdout:
+            child.replies.put(msgspec.json.decode(line, type=Reply))
+    child.replies.put(None)

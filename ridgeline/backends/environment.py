@@ -1,0 +1,59 @@
+"""What the compilers need from this machine: a C++ compiler, a private cache, and silence."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ridgeline.errors import BackendError
+
+_CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def require_compiler() -> None:
+    """Raises BackendError where Inductor finds no C++ compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise BackendError(
+            "no C++ compiler: neither $CXX nor g++ runs; install one (the package g++)."
+        ) from error
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: a private folder in the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = Path(base) / "ridgeline" / "inductor"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackendError(
+            f"cannot make the cache folder {folder}: {error.strerror}; set XDG_CACHE_HOME."
+        ) from error
+    return folder
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Within the block Inductor compiles into our cache, says nothing, and starts no processes."""
+    import torch._inductor.config as inductor_config
+
+    previous_cache = os.environ.get(_CACHE_VARIABLE)
+    previous_level = logging.root.manager.disable
+    os.environ[_CACHE_VARIABLE] = str(cache_folder())
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), inductor_config.patch(compile_threads=1):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous_level)
+        if previous_cache is None:
+            del os.environ[_CACHE_VARIABLE]
+        else:
+            os.environ[_CACHE_VARIABLE] = previous_cache

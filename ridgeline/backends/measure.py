@@ -1,0 +1,135 @@
+"""Compiles candidates side by side, then times them one at a time, taking turns."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from statistics import median, quantiles
+
+from ridgeline.backends.agreement import Agreement
+from ridgeline.backends.child import Child, Nursery
+from ridgeline.backends.protocol import Reply, Turn
+
+_SAMPLES_PER_TURN = 2
+# Where fewer samples than this are clean, their median says less than that of all.
+_ENOUGH_CLEAN = 5
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one candidate may use. compile_s: wall time until its first outputs; turn_s: for one
+    turn of measuring; memory_bytes: address space; 0 takes the machine's physical memory.
+
+    patience_s: how long a noisy machine is measured on, all candidates together, for want of clean
+    samples.
+    """
+
+    compile_s: float = 900.0
+    turn_s: float = 300.0
+    patience_s: float = 30.0
+    memory_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if self.memory_bytes == 0:
+            physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            object.__setattr__(self, "memory_bytes", physical)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What became of one candidate. skipped: why it is out, if it is."""
+
+    times_s: tuple[float, ...] = ()
+    is_clean: tuple[bool, ...] = ()
+    agreement: Agreement | None = None
+    skipped: str | None = None
+
+    @property
+    def used(self) -> tuple[float, ...]:
+        """The samples that count: the clean ones where there are enough, else all."""
+        clean = tuple(t for t, c in zip(self.times_s, self.is_clean, strict=True) if c)
+        return clean if len(clean) >= _ENOUGH_CLEAN else self.times_s
+
+    @property
+    def time_s(self) -> float | None:
+        """Median of the samples that count."""
+        return median(self.used) if self.used else None
+
+    @property
+    def spread_s(self) -> float | None:
+        """Interquartile range of the samples that count."""
+        if len(self.used) < 2:
+            return None
+        low, _, high = quantiles(self.used, n=4, method="inclusive")
+        return high - low
+
+
+@dataclass(slots=True)
+class _Compiling:
+    waiting: list[int]
+    running: dict[int, tuple[Child, float]] = field(default_factory=dict)
+
+
+def compile_all(
+    nursery: Nursery, limits: Limits, progress: Callable[[float], None]
+) -> list[Timing]:
+    """Starts a child per job, as many at a time as there are cores; returns when each is ready or
+    out.
+    """
+    total = len(nursery.jobs)
+    timings = [Timing()] * total
+    work = _Compiling(waiting=list(range(total)))
+    while work.waiting or work.running:
+        while work.waiting and len(work.running) < (os.cpu_count() or 1):
+            number = work.waiting.pop(0)
+            work.running[number] = (nursery.start(number), time.monotonic() + limits.compile_s)
+        for number, (child, deadline) in list(work.running.items()):
+            if child.replies.empty() and time.monotonic() < deadline:
+                continue
+            timings[number] = _after(timings[number], child.wait(deadline))
+            del work.running[number]
+            progress((total - len(work.waiting) - len(work.running)) / total)
+        time.sleep(_POLL_S)
+    return timings
+
+
+def measure_in_turn(
+    nursery: Nursery,
+    timings: Sequence[Timing],
+    repeats: int,
+    limits: Limits,
+    progress: Callable[[float], None],
+) -> list[Timing]:
+    """Rounds in which each candidate still in takes its turn, the order reversed every time, until
+    each has `repeats` clean samples or patience ends.
+    """
+    results = list(timings)
+    least = ceil(repeats / _SAMPLES_PER_TURN)
+    end = time.monotonic() + limits.patience_s
+    rounds = 0
+    while rounds < least or (time.monotonic() < end and _lacks_samples(results, repeats)):
+        alive = [n for n, t in enumerate(results) if t.skipped is None]
+        for number in alive if rounds % 2 == 0 else reversed(alive):
+            child = nursery.started[number]
+            child.ask(Turn(samples=_SAMPLES_PER_TURN))
+            reply = child.wait(time.monotonic() + limits.turn_s)
+            results[number] = _after(results[number], reply)
+        rounds += 1
+        progress(min(1.0, rounds / least))
+    return results
+
+
+def _lacks_samples(timings: Sequence[Timing], repeats: int) -> bool:
+    return any(t.skipped is None and sum(t.is_clean) < repeats for t in timings)
+
+
+def _after(timing: Timing, reply: Reply) -> Timing:
+    if reply.kind == "failed":
+        return replace(timing, skipped=reply.reason)
+    return replace(
+        timing,
+        times_s=(*timing.times_s, *reply.times_s),
+        is_clean=(*timing.is_clean, *reply.is_clean),
+    )

@@ -1,0 +1,109 @@
+"""The child process: compiles one candidate, runs it, and times it whenever it is its turn.
+
+    python -m ridgeline.backends.worker JOB.json
+
+Replies go to the original standard output; whatever libraries print goes to standard error.
+"""
+
+import importlib
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import torch
+from torch import Tensor
+
+from ridgeline import graph as graphs
+from ridgeline.backends.backend import Backend, Runnable, first_line
+from ridgeline.backends.protocol import Job, Reply, Turn
+from ridgeline.errors import RidgelineError
+
+# One sample lasts at least this long: shorter runs are repeated within it.
+_LEAST_SAMPLE_S = 1e-3
+
+
+def main() -> None:
+    """Runs one job to its end: until the parent closes our standard input."""
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    turns: queue.Queue[Turn] = queue.Queue()
+    threading.Thread(target=_listen, args=(turns,), daemon=True).start()
+    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
+    resource.setrlimit(resource.RLIMIT_AS, (job.memory_limit_bytes,) * 2)
+    torch.set_num_threads(job.threads)
+    try:
+        run, inputs = _prepare(job)
+        _say(replies, Reply(kind="ready"))
+        while True:
+            _say(replies, _timed(run, inputs, turns.get().samples))
+    except RidgelineError as error:
+        _say(replies, Reply(kind="failed", reason=str(error)))
+    except MemoryError:
+        _say(replies, Reply(kind="failed", reason="out of memory"))
+    except Exception as error:  # a candidate may fail in any way; its reason is its result
+        _say(replies, Reply(kind="failed", reason=first_line(error)))
+    sys.stderr.flush()
+    os._exit(1)  # a normal exit would wait for the thread that listens
+
+
+def _listen(turns: queue.Queue[Turn]) -> None:
+    """Passes the parent's requests on; when the parent is gone, so are we and what we started."""
+    for line in sys.stdin.buffer:
+        turns.put(msgspec.json.decode(line, type=Turn))
+    if os.getpid() == os.getpgrp():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
+
+
+def _say(replies: BinaryIO, reply: Reply) -> None:
+    replies.write(msgspec.json.encode(reply) + b"\n")
+
+
+def _prepare(job: Job) -> tuple[Runnable, tuple[Tensor, ...]]:
+    """Compiles the job's graph, runs it once on its inputs and leaves the outputs in its folder."""
+    folder = Path(job.folder)
+    graph = graphs.load(job.graph)
+    inputs = tuple(torch.load(job.inputs, weights_only=True))
+    run = _backend(job.backend).compile(graph, job.dtype, keep=folder)
+    outputs = [o.detach().clone() for o in run(*inputs)]
+    torch.save(outputs, folder / "outputs.pt")
+    return run, inputs
+
+
+def _backend(path: str) -> Backend:
+    module, _, name = path.partition(":")
+    backend: Backend = getattr(importlib.import_module(module), name)()
+    return backend
+
+
+def _timed(run: Runnable, inputs: Sequence[Tensor], samples: int) -> Reply:
+    """One untimed run, then `samples` timed ones."""
+    start = time.perf_counter()
+    run(*inputs)
+    calls = max(1, ceil(_LEAST_SAMPLE_S / max(time.perf_counter() - start, 1e-7)))
+    reply = Reply(kind="timed")
+    for _ in range(samples):
+        switches = _involuntary_switches()
+        start = time.perf_counter()
+        for _ in range(calls):
+            run(*inputs)
+        reply.times_s.append((time.perf_counter() - start) / calls)
+        reply.is_clean.append(_involuntary_switches() == switches)
+    return reply
+
+
+def _involuntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+if __name__ == "__main__":
+    main()

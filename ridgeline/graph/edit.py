@@ -1,0 +1,180 @@
+"""Edit: one rewriting of a graph under way, on a copy that shares its weights with the original."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, fx, nn
+from torch._guards import detect_fake_mode
+from torch._subclasses import FakeTensorMode
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    TensorArgument,
+)
+
+from ridgeline.errors import GraphError
+from ridgeline.graph.graph import Graph
+
+_WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+_MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)
+
+
+class Edit:
+    """A copy of a graph's program, to be changed node by node; `finish` gives the new Graph.
+
+    module, state and constants are the copy's own; the tensors in them belong to the original, so
+    they are replaced, never written.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        program = graph.program
+        self._graph = graph
+        self._signature = copy.deepcopy(program.graph_signature)
+        self.module: fx.GraphModule = copy.deepcopy(program.graph_module)
+        self.state: dict[str, Tensor] = dict(program.state_dict)
+        self.constants: dict[str, Tensor] = dict(program.constants)
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """Every FX node as it stands now, in order."""
+        return list(self.module.graph.nodes)
+
+    @property
+    def placeholders(self) -> dict[str, fx.Node]:
+        """Graph inputs by name."""
+        return {n.name: n for n in self.module.graph.nodes if n.op == "placeholder"}
+
+    @property
+    def output(self) -> fx.Node:
+        """The node that returns."""
+        (node,) = (n for n in self.module.graph.nodes if n.op == "output")
+        return node
+
+    @property
+    def fake_mode(self) -> FakeTensorMode:
+        """The mode that the specs of this program's values live in."""
+        values = [n.meta.get("val") for n in self.module.graph.nodes]
+        mode = detect_fake_mode([v for v in values if v is not None])
+        return mode or FakeTensorMode()
+
+    def weights(self) -> dict[fx.Node, Tensor]:
+        """Placeholder -> tensor of every weight that the graph itself never changes."""
+        written = {s.target for s in self._signature.output_specs if s.kind in _MUTATIONS}
+        nodes = self.placeholders
+        return {
+            nodes[spec.arg.name]: self._tensor(spec)
+            for spec in self._signature.input_specs
+            if spec.kind in _WEIGHTS
+            and spec.target not in written
+            and isinstance(spec.arg, TensorArgument)
+        }
+
+    def path_of(self, placeholder: fx.Node) -> str:
+        """The dotted name of a weight."""
+        return self._spec(placeholder).target or placeholder.name
+
+    def replace_uses(self, node: fx.Node, by: fx.Node) -> None:
+        """Everything that read `node`, the outputs included, reads `by` instead."""
+        self._signature.replace_all_uses(node.name, by.name)
+        node.replace_all_uses_with(by)
+
+    def rename_output(self, node: fx.Node, by: fx.Node) -> None:
+        """The signature's outputs that named `node` name `by`; its other readers stay."""
+        for spec in self._signature.output_specs:
+            if isinstance(spec.arg, TensorArgument) and spec.arg.name == node.name:
+                spec.arg = TensorArgument(by.name)
+
+    def set_weight(self, placeholder: fx.Node, tensor: Tensor) -> None:
+        """Gives a weight a new value of any shape."""
+        spec = self._spec(placeholder)
+        is_parameter = spec.kind is InputKind.PARAMETER
+        value = nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
+        home = self.state if spec.target in self.state else self.constants
+        home[spec.target or ""] = value
+        placeholder.meta["val"] = self._fake(tensor)
+
+    def add_weight(self, path: str, tensor: Tensor) -> fx.Node:
+        """A new buffer near `path`, before the first user input."""
+        specs = self._signature.input_specs
+        taken = {*self.state, *self.constants, *(s.target for s in specs)}
+        path = next(p for p in _spellings(path) if p not in taken)
+        position = sum(1 for _ in _leading_weights(specs))
+        following = list(self.module.graph.nodes)[position]
+        with self.module.graph.inserting_before(following):
+            node = self.module.graph.placeholder(f"b_{path.replace('.', '_')}")
+        node.meta["val"] = self._fake(tensor)
+        spec = InputSpec(InputKind.BUFFER, TensorArgument(node.name), path, persistent=True)
+        specs.insert(position, spec)
+        self.state[path] = tensor
+        return node
+
+    def finish(self) -> Graph:
+        """The edited graph: what nothing reads is gone, unread weights included."""
+        graph = self.module.graph
+        graph.eliminate_dead_code(is_impure_node=lambda n: n.op in ("placeholder", "output"))
+        self._drop_unread_weights()
+        graph.lint()
+        self.module.recompile()
+        program = self._graph.program._update(
+            self.module,
+            ExportGraphSignature(self._signature.input_specs, self._signature.output_specs),
+            state_dict=self.state,
+            constants=self.constants,
+        )
+        return replace(self._graph, program=program)
+
+    def _spec(self, placeholder: fx.Node) -> InputSpec:
+        for spec in self._signature.input_specs:
+            if isinstance(spec.arg, TensorArgument) and spec.arg.name == placeholder.name:
+                return spec
+        raise GraphError(f"graph {self._graph.name} has no input %{placeholder.name}.")
+
+    def _tensor(self, spec: InputSpec) -> Tensor:
+        target = spec.target or ""
+        return self.state[target] if target in self.state else self.constants[target]
+
+    def _fake(self, tensor: Tensor) -> Tensor:
+        return self.fake_mode.from_tensor(tensor.detach(), static_shapes=True)
+
+    def _drop_unread_weights(self) -> None:
+        written = {s.target for s in self._signature.output_specs if s.kind in _MUTATIONS}
+        nodes = self.placeholders
+        kept = []
+        for spec in self._signature.input_specs:
+            node = nodes[spec.arg.name]
+            if spec.kind in _WEIGHTS and not node.users and spec.target not in written:
+                self.module.graph.erase_node(node)
+                self.state.pop(spec.target or "", None)
+                self.constants.pop(spec.target or "", None)
+            else:
+                kept.append(spec)
+        self._signature.input_specs[:] = kept
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """`path`, then `path_folded`, then `path_folded2`, and so on."""
+    yield path
+    yield f"{path}_folded"
+    number = 2
+    while True:
+        yield f"{path}_folded{number}"
+        number += 1
+
+
+def _leading_weights(specs: list[InputSpec]) -> Iterator[InputSpec]:
+    for spec in specs:
+        if spec.kind is InputKind.USER_INPUT:
+            return
+        yield spec
+
+
+def propagate(mode: FakeTensorMode, node: fx.Node) -> None:
+    """Recomputes the spec of one call from the specs of what it reads."""
+    args = fx.map_arg(node.args, lambda n: n.meta["val"])
+    kwargs = fx.map_arg(node.kwargs, lambda n: n.meta["val"])
+    with mode, torch.no_grad():
+        node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]

@@ -1,0 +1,1 @@
+"""Passes: pure functions from Graph to Graph, verified and diffed by the manager."""
