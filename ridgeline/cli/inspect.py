@@ -1,14 +1,14 @@
 """`ridgeline inspect`: what a model costs on a machine, without running it."""
 
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-class PhaseOption(str, Enum):
+class PhaseOption(StrEnum):
     """Phases as the command line spells them."""
 
     FORWARD = "forward"
@@ -17,28 +17,28 @@ class PhaseOption(str, Enum):
     DECODE = "decode"
 
 
-class CeilingOption(str, Enum):
+class CeilingOption(StrEnum):
     """Ceilings as the command line spells them."""
 
     ACHIEVABLE = "achievable"
     DATASHEET = "datasheet"
 
 
-class ExecutionOption(str, Enum):
+class ExecutionOption(StrEnum):
     """Executions as the command line spells them."""
 
     COMPILED = "compiled"
     EAGER = "eager"
 
 
-class RecomputeOption(str, Enum):
+class RecomputeOption(StrEnum):
     """Recomputations as the command line spells them."""
 
     NONE = "none"
     FULL = "full"
 
 
-class OptimizerOption(str, Enum):
+class OptimizerOption(StrEnum):
     """Optimizers as the command line spells them."""
 
     ADAMW = "adamw"
@@ -51,7 +51,7 @@ def inspect_command(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="zoo:NAME, FILE.py:FUNCTION, FILE.pt2, or a Hugging Face folder, config.json or id.",
+            help="zoo:NAME, FILE.py:FUNCTION, FILE.pt2, a Hugging Face folder, config.json or id.",
         ),
     ],
     machine: Annotated[

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ridgeline import machines
 from ridgeline.cost import Execution, Recompute, estimate
 from ridgeline.cost.advice import advise
-from ridgeline.errors import MachineError, TargetError
+from ridgeline.errors import MachineError
 from ridgeline.frontends import Request, capture_target
 from ridgeline.graph import Graph, Phase
 from ridgeline.machines import Ceiling, Machine
@@ -98,7 +98,7 @@ def choose_machines(names: str) -> tuple[Machine, ...]:
 
 
 def _default_machine() -> Machine:
-    """This machine if calibrated, else the local GPU's description, else a common one, and says so."""
+    """This machine if calibrated, else the local GPU's description, else a common one, said so."""
     if machines.this_path().is_file():
         return machines.load("this")
     device = _local_gpu()

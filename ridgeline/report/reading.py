@@ -143,10 +143,10 @@ def by_module(reading: Reading, limit: int = 14) -> list[Group]:
             break
         path = max(open_rows, key=lambda p: sum(n.time_s for n in rows[p]))
         parts = _opened(path, rows[path])
-        is_chain = len(parts) == 1 and path + ("",) not in parts
+        is_chain = len(parts) == 1 and (*path, "") not in parts
         is_large = sum(n.time_s for n in rows[path]) > _OPEN_ABOVE * total_s or not path
         has_room = len(rows) - 1 + len(parts) <= limit or not path
-        if parts.keys() == {path + ("",)} or not (is_chain or (is_large and has_room)):
+        if parts.keys() == {(*path, "")} or not (is_chain or (is_large and has_room)):
             closed.add(path)
             continue
         del rows[path]

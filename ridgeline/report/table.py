@@ -132,8 +132,8 @@ def print_breakdown(
 
 def print_totals(console: Console, readings: Sequence[Reading]) -> None:
     """One column per reading, one row per quantity."""
-    columns = [_totals(reading) for reading in readings]
-    headers = ["", *(_column_title(r, readings) for r in readings)]
+    columns = [totals_of(reading) for reading in readings]
+    headers = ["", *(column_title(r, readings) for r in readings)]
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     console.print()
     grid(console, headers, rows, left=len(headers))
@@ -145,7 +145,7 @@ def print_totals(console: Console, readings: Sequence[Reading]) -> None:
     )
 
 
-def _column_title(reading: Reading, readings: Sequence[Reading]) -> str:
+def column_title(reading: Reading, readings: Sequence[Reading]) -> str:
     run = reading.estimate
     parts = [run.phase]
     if len({r.target for r in readings}) > 1:
@@ -155,7 +155,7 @@ def _column_title(reading: Reading, readings: Sequence[Reading]) -> str:
     return " ".join(parts)
 
 
-def _totals(reading: Reading) -> dict[str, str]:
+def totals_of(reading: Reading) -> dict[str, str]:
     run = reading.estimate
     totals, memory = run.totals, run.memory
     held = {
@@ -186,7 +186,8 @@ def _totals(reading: Reading) -> dict[str, str]:
         "parameters": f"{format_count(totals.parameters)} ({format_bytes(totals.parameter_bytes)})",
         "bytes moved": f"{format_bytes(totals.moved_bytes)} fused, "
         f"{format_bytes(totals.read_bytes + totals.write_bytes)} op by op",
-        "peak memory": f"{format_bytes(totals.peak_memory_bytes)} at {memory.peak_at or 'the start'}",
+        "peak memory": format_bytes(totals.peak_memory_bytes),
+        "reached at": memory.peak_at or "the start",
         "of which": ", ".join(parts),
         "memory": misfit(run) or fits,
         "intensity": f"{totals.intensity:.1f} FLOP/byte, ridge at {totals.ridge:.0f}",
