@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ridgeline.cost.backward import MATRIX
+from ridgeline.cost.rules import cost_of
+from ridgeline.cost.vector_rules import uses_batch_statistics
 from ridgeline.graph import Category, Graph, Node, Ref
 
 _POINTWISE = (
@@ -15,7 +17,7 @@ _POINTWISE = (
 )
 _STITCHED = (Category.NORM, Category.SOFTMAX, Category.REDUCTION)
 # Ops of pointwise categories that change which element goes where, so they need their own loop.
-_REARRANGING = frozenset({"cat", "pad", "repeat", "roll", "flip", "pixel_shuffle"})
+_REARRANGING = frozenset({"cat", "pad", "repeat", "roll", "flip", "pixel_shuffle", "fftshift", "diag_embed"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +109,8 @@ def _joins(
 
 
 def _is_pointwise(node: Node) -> bool:
-    if node.op == "batch_norm":  # inference: scale and shift
-        return node.target.endswith("no_training.default")
+    if node.op == "batch_norm":  # in inference only a scale and a shift
+        return not uses_batch_statistics(node)
     return node.row.category in _POINTWISE and node.op not in _REARRANGING
 
 
@@ -155,7 +157,7 @@ def _written(
 ) -> int:
     """Bytes of outputs that anything outside the group reads."""
     if node.row.category is Category.SCATTER:
-        return 2 * sum(s.nbytes for s in node.tensors[1:])  # reads the update, writes it in place
+        return cost_of(node).nbytes  # reads the update, writes it in place
     mine, nbytes = group[node.name], 0
     for k, spec in enumerate(node.outputs):
         ref = Ref(node.name, k)

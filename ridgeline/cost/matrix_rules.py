@@ -1,9 +1,10 @@
 """Cost rules of matrix work: matmul in every spelling, convolution, attention, recurrence."""
 
+from dataclasses import replace
 from math import ceil, prod
 
-from ridgeline.cost.op_cost import OpCost, matrix_cost
-from ridgeline.cost.rules import read_bytes, rule, write_bytes
+from ridgeline.cost.op_cost import OpCost, matrix_cost, total
+from ridgeline.cost.rules import cost_of, read_bytes, rule, write_bytes
 from ridgeline.errors import GraphError
 from ridgeline.graph import Node, TensorSpec
 
@@ -12,23 +13,49 @@ def _macs(node: Node, macs: int) -> OpCost:
     return matrix_cost(macs, read_bytes(node), write_bytes(node))
 
 
+def _inner(left: TensorSpec) -> int:
+    """The contracted size of a (..., M, K) operand; two fp4 values share one element."""
+    size = left.shape[-1] if left.shape else 1
+    return 2 * size if left.dtype.endswith("_x2") else size
+
+
 @rule("linear")
 def _linear(node: Node) -> OpCost:
     return _macs(node, node.out.numel * node.spec("weight").shape[-1])
 
 
-@rule("matmul", "int_mm", "scaled_mm", "int4_mm", "int8_mm", "sparse_mm")
+@rule("matmul", "int_mm", "scaled_mm", "int4_mm", "int8_mm")
 def _matmul(node: Node) -> OpCost:
     # The first operand is dense and (..., M, K) in all of these, however the second is packed.
-    return _macs(node, node.out.numel * node.tensors[0].shape[-1])
+    left, right = node.tensors[:2]
+    return _macs(node, node.out.numel * (_inner(left) if right.shape else 1))
+
+
+@rule("sparse_mm")
+def _sparse_mm(node: Node) -> OpCost:
+    """FLOPs as if dense; 2:4 sparsity multiplies half of them."""
+    macs = node.out.numel * node.spec("input").shape[-1]
+    return replace(_macs(node, macs), executed_flops=macs)
 
 
 @rule("addmm")
 def _addmm(node: Node) -> OpCost:
-    if node.target.startswith("aten.addbmm"):  # sums over the batch: (b, n, k) x (b, k, m)
-        left = node.tensors[1]
-        return _macs(node, left.shape[0] * node.out.numel * left.shape[-1])
-    return _macs(node, node.out.numel * node.tensors[1].shape[-1])
+    left = node.tensors[1]
+    # addbmm sums over the batch as well: (b, n, k) x (b, k, m) -> (n, m)
+    batch = left.shape[0] if node.target.startswith("aten.addbmm") else 1
+    return _macs(node, batch * node.out.numel * left.shape[-1])
+
+
+@rule("tensordot")
+def _tensordot(node: Node) -> OpCost:
+    left, dims = node.spec("self"), node.arg("dims_self")
+    contracted = dims if isinstance(dims, tuple) else ()
+    return _macs(node, node.out.numel * prod(left.shape[d] for d in contracted if type(d) is int))
+
+
+@rule("vecdot")
+def _vecdot(node: Node) -> OpCost:
+    return _macs(node, node.out.numel * node.spec("x").shape[node.int_arg("dim")])
 
 
 @rule("dyn_quant_mm")
@@ -52,7 +79,7 @@ def _grouped_mm(node: Node) -> OpCost:
     (M, K) x (K, N) with groups along K, which makes (G, M, N).
     """
     left, right = node.tensors[0], node.tensors[1]
-    macs = node.out.numel * left.shape[-1]
+    macs = node.out.numel * _inner(left)
     if len(left.shape) == len(right.shape) == 2:
         macs //= node.out.shape[0]
     unused = _untouched_bytes(left, right) if len(left.shape) == 2 else 0
@@ -78,21 +105,23 @@ def _einsum(node: Node) -> OpCost:
 
 
 def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
-    """Multiply-accumulates of an einsum; 0 with one operand, which only sums or permutes."""
-    terms = equation.replace(" ", "").split("->")[0].split(",")
-    output = equation.replace(" ", "").partition("->")[2]
+    """Multiply-accumulates of an einsum; 0 with one operand, which only sums or permutes.
+
+    A label that one operand alone has, and nothing later wants, is summed before multiplying.
+    """
+    left_side, arrow, output = equation.replace(" ", "").partition("->")
     sizes: dict[str, int] = {}
+    terms = left_side.split(",")
     named = [_labels(t, shape, sizes) for t, shape in zip(terms, shapes, strict=True)]
-    if "->" not in equation:
-        every = [label for labels in named for label in labels]
-        output = "".join(sorted({x for x in every if every.count(x) == 1 or x.isdigit()}))
-    kept_at_end = set(output.replace("...", "")) | {x for x in sizes if x.isdigit()}
+    hidden = {label for label in sizes if label.isdigit()}
+    wanted = set(output) - {"."} if arrow else {x for x in sizes if left_side.count(x) == 1}
+    if not arrow or "..." in output:
+        wanted |= hidden
     macs, left = 0, named[0]
     for index, right in enumerate(named[1:], start=1):
-        joint = left | right
-        macs += prod(sizes[x] for x in joint)
-        later: set[str] = set().union(kept_at_end, *named[index + 1 :])
-        left = joint & later
+        later = wanted.union(*named[index + 1 :])
+        macs += prod(sizes[x] for x in left | right if x in later or x in left & right)
+        left = (left | right) & later
     return macs
 
 
@@ -115,6 +144,16 @@ def _convolution(node: Node) -> OpCost:
     return _macs(node, pivot.numel * prod(w.shape[1:]))
 
 
+@rule("convolution_backward")
+def _convolution_backward(node: Node) -> OpCost:
+    """One product of the forward's size for each of the input's and the weight's gradients."""
+    grad, x, w = (node.spec(name) for name in ("grad_output", "input", "weight"))
+    wanted = node.arg("output_mask")
+    products = sum(map(bool, wanted[:2])) if isinstance(wanted, tuple) else 2
+    pivot = x if node.arg("transposed") else grad
+    return _macs(node, products * pivot.numel * prod(w.shape[1:]))
+
+
 @rule("sdpa")
 def _sdpa(node: Node) -> OpCost:
     q_BHTD, k_BHSD, v_BHSE = (node.spec(name) for name in ("query", "key", "value"))
@@ -125,33 +164,92 @@ def _sdpa(node: Node) -> OpCost:
     return _attention(node, scores, width + depth, length, keys, is_causal=is_causal)
 
 
+@rule("sdpa_backward")
+def _sdpa_backward(node: Node) -> OpCost:
+    """Two products for each of the forward's two, and the scores once more (5 in place of 2)."""
+    forward = _sdpa(node)
+    return replace(
+        forward,
+        flops=2 * forward.flops,
+        causal_flops=2 * forward.causal_flops,
+        executed_flops=forward.executed_flops * 5 // 2,
+        vector_ops=2 * forward.vector_ops,
+    )
+
+
 @rule("flash_attention")
 def _flash_attention(node: Node) -> OpCost:
-    q_BTHD, k_BSHD, v_BSHE = (node.spec(name) for name in ("query", "key", "value"))
-    length, _, width = q_BTHD.shape[-3:]
-    keys, depth = k_BSHD.shape[-3], v_BSHE.shape[-1]
-    if len(q_BTHD.shape) == 3:  # packed (T, H, D): the longest sequence stands for all
-        keys = node.int_arg("max_k") if node.has("max_k") else keys
-    scores = q_BTHD.numel // width * keys
-    causal = node.has("is_causal") and bool(node.arg("is_causal"))
-    return _attention(node, scores, width + depth, length, keys, is_causal=causal)
+    """Kernels called directly: (B, T, H, D), cuDNN's (B, H, T, D), or packed (total, H, D).
+
+    Packed sequences count as if each were as long as the longest, which the graph knows.
+    """
+    q, k, v = (node.spec(name) for name in ("query", "key", "value"))
+    is_packed = node.has("cum_seq_k") or node.has("cu_seqlens_k")
+    axis = -2 if node.target.startswith("aten._cudnn") and not is_packed else -3
+    length, keys = q.shape[axis], k.shape[axis]
+    if is_packed:
+        length, keys = (_longest(node, *names) for names in _LONGEST)
+    *_, width = q.shape
+    mask = _kernel_mask(node)
+    # aligned to the bottom right, the last `length` rows of a keys x keys triangle
+    above = length * (2 * keys - length) if mask == "bottom" and length <= keys else None
+    return _attention(
+        node, q.numel // width * keys, width + v.shape[-1], length, keys,
+        is_causal=mask != "", pairs=above,
+    )
+
+
+_LONGEST = (("max_q", "max_seqlen_q"), ("max_k", "max_seqlen_k"))
+_EFFICIENT_MASKS = {0: "", 1: "top", 2: "bottom"}  # torch's CustomMaskType
+
+
+def _longest(node: Node, *names: str) -> int:
+    return next(node.int_arg(name) for name in names if node.has(name))
+
+
+def _kernel_mask(node: Node) -> str:
+    """Where a kernel aligns its causal mask: FlashAttention 2 bottom right, cuDNN top left."""
+    if node.has("custom_mask_type"):
+        return _EFFICIENT_MASKS[node.int_arg("custom_mask_type")]
+    if not (node.has("is_causal") and node.arg("is_causal")):
+        return ""
+    return "top" if node.target.startswith("aten._cudnn") else "bottom"
 
 
 @rule("flex_attention")
 def _flex_attention(node: Node) -> OpCost:
+    """Counted full: which blocks a mask leaves is data. The score and mask functions run on every
+    score.
+    """
     q_BHTD, k_BHSD, v_BHSE = node.tensors[:3]
     *_, length, width = q_BHTD.shape
     keys = k_BHSD.shape[-2]
     scores = q_BHTD.numel // width * keys
-    return _attention(node, scores, width + v_BHSE.shape[-1], length, keys, is_causal=False)
+    modified = total(cost_of(child) for branch in node.branches for child in branch)
+    function = OpCost(
+        vector_ops=scores * modified.vector_ops, special_ops=scores * modified.special_ops
+    )
+    attention = _attention(node, scores, width + v_BHSE.shape[-1], length, keys, is_causal=False)
+    return attention + function
 
 
 def _attention(
-    node: Node, scores: int, width: int, length: int, keys: int, *, is_causal: bool
+    node: Node,
+    scores: int,
+    width: int,
+    length: int,
+    keys: int,
+    *,
+    is_causal: bool,
+    pairs: int | None = None,
 ) -> OpCost:
-    """Scores and their weighted sum; the scores themselves stay on chip (FlashAttention, 2022)."""
+    """Scores and their weighted sum; the scores themselves stay on chip (FlashAttention, 2022).
+
+    pairs: twice the (query, key) pairs of a causal mask that is not aligned to the top left.
+    """
     macs = scores * width
-    causal_macs = macs * causal_pairs(length, keys) // (2 * length * keys) if is_causal else macs
+    kept = causal_pairs(length, keys) if pairs is None else pairs
+    causal_macs = macs * kept // (2 * length * keys) if is_causal and macs else macs
     matrix = matrix_cost(macs, read_bytes(node), write_bytes(node), causal_macs=causal_macs)
     evaluated = scores * causal_macs // macs if macs else 0
     return matrix + OpCost(vector_ops=4 * evaluated, special_ops=evaluated)
@@ -173,12 +271,23 @@ def _recurrent(node: Node) -> OpCost:
     x = node.spec("input") if node.has("input") else node.spec("data")
     steps = x.numel // x.shape[-1]
     weights = [w for w in node.spec_list("params") if len(w.shape) == 2]
-    gates = sum(w.shape[0] for w in weights) // 2  # input and hidden matrices share the gates
+    gates = sum(w.shape[0] for w in hidden_weights(node))
     cell = OpCost(vector_ops=6 * steps * gates, special_ops=2 * steps * gates)
     return _macs(node, steps * sum(w.numel for w in weights)) + cell
 
 
-@rule("lstm_cell", "gru_cell")
+def hidden_weights(node: Node) -> tuple[TensorSpec, ...]:
+    """The hidden-to-hidden matrix of every layer and direction: (gates x hidden, state).
+
+    Each follows its input-to-hidden matrix; with `proj_size` a narrower projection follows both.
+    """
+    matrices = [w for w in node.spec_list("params") if len(w.shape) == 2]
+    return tuple(w for w in matrices if w.shape[0] == matrices[0].shape[0])[1::2]
+
+
+@rule("lstm_cell", "gru_cell", "rnn_cell")
 def _cell(node: Node) -> OpCost:
-    rows = node.spec("input").shape[0]
-    return _macs(node, rows * (node.spec("w_ih").numel + node.spec("w_hh").numel))
+    rows, w_hh = node.spec("input").shape[0], node.spec("w_hh")
+    gates = rows * w_hh.shape[0]
+    cell = OpCost(vector_ops=6 * gates, special_ops=2 * gates)
+    return _macs(node, rows * (node.spec("w_ih").numel + w_hh.numel)) + cell

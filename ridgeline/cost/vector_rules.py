@@ -66,11 +66,15 @@ def _norm(node: Node) -> OpCost:
 
 @rule("batch_norm")
 def _batch_norm(node: Node) -> OpCost:
-    is_training = any(
-        node.has(name) and node.arg(name) is True for name in ("training", "train")
-    ) or node.target.startswith("aten._batch_norm_with_update")
-    ops = _BATCH_NORM_TRAINING_OPS if is_training else _OPS_PER_ELEMENT["batch_norm"]
+    ops = _BATCH_NORM_TRAINING_OPS if uses_batch_statistics(node) else _per_element(node)
     return _moved(node, ops * node.tensors[0].numel)
+
+
+def uses_batch_statistics(node: Node) -> bool:
+    """Whether a batch_norm node is in training mode, in every spelling."""
+    if node.target.startswith("aten._batch_norm_with_update"):
+        return True
+    return node.has("training") and node.arg("training") is True
 
 
 @category_rule(Category.SOFTMAX)
@@ -98,7 +102,9 @@ def _cross_entropy(node: Node) -> OpCost:
 @rule("max_pool", "avg_pool")
 def _pool(node: Node) -> OpCost:
     window = node.arg("kernel_size")
-    taps = prod(w for w in window if isinstance(w, int)) if isinstance(window, tuple) else 1
+    sides = [w for w in window if isinstance(w, int)] if isinstance(window, tuple) else [1]
+    dims = next(int(c) for c in node.target if c in "123")
+    taps = sides[0] ** dims if len(sides) == 1 else prod(sides)
     return _moved(node, taps * node.out.numel)
 
 
@@ -120,6 +126,35 @@ def _gather(node: Node) -> OpCost:
     return OpCost(read_bytes=write_bytes(node) + indices, write_bytes=write_bytes(node))
 
 
+@rule("one_hot")
+def _one_hot(node: Node) -> OpCost:
+    return _moved(node)
+
+
+@rule("bucketize")
+def _bucketize(node: Node) -> OpCost:
+    """A binary search in the boundaries for every value."""
+    boundaries = node.spec("boundaries" if node.has("boundaries") else "sorted_sequence")
+    steps = ceil(log2(boundaries.shape[-1] + 1)) if boundaries.numel else 0
+    return _moved(node, node.out.numel * steps)
+
+
+@rule("fft")
+def _fft(node: Node) -> OpCost:
+    """5 n log2 n for a complex transform of n points (Cooley and Tukey 1965), half for a real one.
+
+    Which dimensions are transformed differs by spelling: n is the last dimension's, or for the
+    n-dimensional spellings the whole of them.
+    """
+    x = max(node.tensors[0], node.out, key=lambda spec: spec.numel)
+    dims = node.arg("dim") if "dim" in node.args else None
+    axes = [d for d in (dims if isinstance(dims, tuple) else (dims,)) if isinstance(d, int)]
+    points = prod(x.shape[d] for d in axes) if axes else x.numel
+    is_real = not all(s.dtype.startswith("complex") for s in (node.tensors[0], node.out))
+    ops = 5 * x.numel * log2(max(1, points)) / (2 if is_real else 1)
+    return _moved(node, round(ops))
+
+
 @rule("embedding_bag")
 def _embedding_bag(node: Node) -> OpCost:
     """Every index reads one row; the rows of a bag are added up."""
@@ -127,8 +162,8 @@ def _embedding_bag(node: Node) -> OpCost:
     row_bytes = weight.shape[-1] * weight.itemsize
     return OpCost(
         vector_ops=indices.numel * weight.shape[-1],
-        read_bytes=indices.numel * row_bytes + indices.nbytes,
-        write_bytes=node.out.nbytes,
+        read_bytes=indices.numel * row_bytes + sum(s.nbytes for s in node.tensors[1:]),
+        write_bytes=write_bytes(node),
     )
 
 
@@ -140,8 +175,27 @@ def _select_by_value(node: Node) -> OpCost:
 @category_rule(Category.SCATTER)
 def _scatter(node: Node) -> OpCost:
     """The target is updated in place by any executor: only what is written moves."""
-    moved = sum(s.nbytes for s in node.tensors[1:])
-    return OpCost(read_bytes=moved, write_bytes=moved)
+    updates = node.tensors[1:]
+    written = max((s.numel for s in updates), default=node.out.numel) * node.out.itemsize
+    if _accumulates(node):
+        return OpCost(
+            vector_ops=written // node.out.itemsize,
+            read_bytes=sum(s.nbytes for s in updates) + written,
+            write_bytes=written,
+        )
+    return OpCost(read_bytes=sum(s.nbytes for s in updates), write_bytes=written)
+
+
+def _accumulates(node: Node) -> bool:
+    """Whether it adds to what is there, and so reads that first."""
+    is_adding = node.op in ("scatter_add", "scatter_reduce", "index_add", "index_reduce")
+    return is_adding or (node.has("accumulate") and node.arg("accumulate") is True)
+
+
+@rule("max_unpool", "embedding_dense_backward")
+def _fresh_scatter(node: Node) -> OpCost:
+    """Scatters into new memory, which is written whole."""
+    return _moved(node)
 
 
 @category_rule(Category.SORT)
@@ -158,9 +212,16 @@ def _copy(node: Node) -> OpCost:
 
 @rule("copy")
 def _copy_into(node: Node) -> OpCost:
-    # aten.copy(self, src) overwrites self, so only src is read; _to_copy has one operand anyway
-    source = node.tensors[-1]
+    """aten.copy(self, src) overwrites self, and to.other and type_as take only a dtype from
+    `other`: one operand is read.
+    """
+    source = node.spec("src") if node.has("src") else node.tensors[0]
     return OpCost(read_bytes=source.nbytes, write_bytes=node.out.nbytes)
+
+
+@rule("empty")
+def _allocate(node: Node) -> OpCost:
+    return OpCost()
 
 
 @category_rule(Category.CREATE)
@@ -177,6 +238,12 @@ def _random(node: Node) -> OpCost:
 @category_rule(Category.VIEW, Category.NOISE)
 def _free(node: Node) -> OpCost:
     return OpCost()
+
+
+@rule("inline")
+def _inline(node: Node) -> OpCost:
+    """A sub-graph that always runs, e.g. a region under no_grad."""
+    return total(cost_of(child) for branch in node.branches for child in branch)
 
 
 @rule("cond")

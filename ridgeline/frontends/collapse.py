@@ -1,124 +1,211 @@
-"""Folds runs of identical layers before capture: 126 alike cost one trace, not 126."""
+"""Folds runs of identical layers before capture: 126 alike cost one trace, not 126.
 
+Of each run one layer is traced; a stand-in takes the place of each of the others and hands on the
+traced one's output. So the model's own loop runs in full, and whatever it does between layers or by
+index is traced as it is. A run is folded only if every stand-in was called once, with what the
+traced layer was called with or with the output of the layer before it.
+"""
+
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-# Attributes that number a layer without changing what it computes.
+# Attributes that number a layer; one that computes with its number is not folded (`_Index`).
 _INDEX_NAMES = frozenset({"layer_idx", "layer_id", "layer_index", "block_idx", "index", "idx"})
 _MODULE_STATE = frozenset(nn.Module().__dict__)
 
-Shape = tuple[int, ...]
-Hook = Callable[[nn.Module, tuple[object, ...], object], None]
+Container = nn.ModuleList | nn.Sequential
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A run of `count` layers alike and what its traced layer, at `path`, was seen to do."""
+
+    path: str
+    count: int
+    calls: int = 0
+    is_exact: bool = True
+    inputs: list[object] = field(default_factory=list)
+    output: object = None
+
+    def lead(self, inputs: list[object], output: object) -> None:
+        """Records the call of the traced layer."""
+        self.is_exact &= self.calls == 0
+        self.calls += 1
+        self.inputs, self.output = inputs, output
+
+    def follow(self, inputs: list[object]) -> object:
+        """Records the call of a stand-in; returns what it must return."""
+        outputs = [leaf for leaf in tree_leaves(self.output) if isinstance(leaf, Tensor)]
+        self.is_exact &= self.calls > 0 and len(inputs) == len(self.inputs)
+        self.is_exact &= all(
+            _is_alike(mine, first, outputs) for mine, first in zip(inputs, self.inputs, strict=False)
+        )
+        self.calls += 1
+        return self.output
 
 
 @dataclass(slots=True)
 class Collapsed:
-    """What was folded. repeats: module path -> count. pairs: paths of two adjacent kept copies of
-    one layer.
-    """
+    """What was folded, complete once the model has been traced, once or several times."""
 
-    repeats: dict[str, int] = field(default_factory=dict)
-    pairs: list[tuple[str, str]] = field(default_factory=list)
-    shapes: dict[str, tuple[Shape | None, Shape | None]] = field(default_factory=dict)
+    runs: list[_Run] = field(default_factory=list)
 
-    def keeps_shape(self) -> bool:
-        """Whether every folded layer ran once per trace and gave back the shape that it got."""
-        return all(
-            path in self.shapes and self.shapes[path][0] == self.shapes[path][1] is not None
-            for path in self.repeats
-        )
+    def restart(self) -> None:
+        """Forgets the calls of the trace before."""
+        for run in self.runs:
+            run.calls = 0
+
+    @property
+    def repeats(self) -> dict[str, int]:
+        """Path of each traced layer -> how many layers alike it stands for."""
+        return {run.path: run.count for run in self.runs}
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the traced layers, repeated, do what the whole model does."""
+        return all(run.is_exact and run.calls == run.count for run in self.runs)
+
+
+class _StandIn(nn.Module):
+    """Takes a folded layer's place: forwards its attributes, returns the traced layer's output."""
+
+    def __init__(self, layer: nn.Module, run: _Run) -> None:
+        super().__init__()
+        self.__dict__["_layer"], self.__dict__["_run"] = layer, run
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.__dict__["_layer"], name)
+
+    def forward(self, *args: object, **kwargs: object) -> object:
+        return self.__dict__["_run"].follow(tree_leaves((args, kwargs)))
 
 
 @contextmanager
-def collapse(model: nn.Module, *, keep: int) -> Iterator[Collapsed]:
-    """Within the block, every run of identical layers in a ModuleList or Sequential has `keep`
-    members at most.
+def collapse(model: nn.Module, *, first: int = 0) -> Iterator[Collapsed]:
+    """Within the block, of every run of identical layers in a ModuleList or Sequential only one is
+    traced: member `first`; those before it are left alone, those after it are stood in for.
 
-    The last kept one stands for the rest of its run. The model is restored on leaving.
+    The model is restored on leaving.
     """
     folded = Collapsed()
-    originals: list[tuple[nn.ModuleList | nn.Sequential, dict[str, nn.Module]]] = []
-    handles: list[RemovableHandle] = []
+    undo: list[Callable[[], None]] = [
+        model.register_forward_pre_hook(lambda module, args: folded.restart()).remove
+    ]
     try:
         for path, module in list(model.named_modules()):
-            if isinstance(module, nn.ModuleList | nn.Sequential) and len(module) > keep:
-                if _is_gone(model, path, module):
-                    continue
-                originals.append((module, dict(module.named_children())))
-                _fold(path, module, keep, folded, handles)
+            if isinstance(module, Container) and not _is_gone(model, path, module):
+                undo.append(_restorer(module))
+                for start, run in _runs(list(module)):
+                    if len(run) > first + 1:
+                        _fold(path, module, start + first, run[first:], folded, undo)
         yield folded
     finally:
-        for handle in handles:
-            handle.remove()
-        for module, children in originals:
-            module._modules.clear()
-            module._modules.update(children)
+        for restore in reversed(undo):
+            restore()
+
+
+def _restorer(container: Container) -> Callable[[], None]:
+    children = dict(container._modules)
+
+    def restore() -> None:
+        container._modules.clear()
+        container._modules.update(children)
+
+    return restore
 
 
 def _is_gone(model: nn.Module, path: str, module: nn.Module) -> bool:
     """Whether an outer fold already removed this container."""
-    try:
-        return model.get_submodule(path) is not module
-    except AttributeError:
-        return True
+    current: nn.Module | None = model
+    for name in path.split(".") if path else ():
+        current = None if current is None else current._modules.get(name)
+    return current is not module
 
 
 def _fold(
     path: str,
-    container: nn.ModuleList | nn.Sequential,
-    keep: int,
+    container: Container,
+    start: int,
+    layers: list[nn.Module],
     folded: Collapsed,
-    handles: list[RemovableHandle],
+    undo: list[Callable[[], None]],
 ) -> None:
-    children = list(container)
-    container._modules.clear()
-    for run in _runs(children):
-        first = len(container._modules)
-        for child in run[:keep]:
-            container._modules[str(len(container._modules))] = child
-        if len(run) <= keep:
-            continue
-        names = [f"{path}.{i}" if path else str(i) for i in range(first, first + keep)]
-        folded.repeats[names[-1]] = len(run) - keep + 1
-        folded.pairs += pairwise(names)
-        handles.append(run[keep - 1].register_forward_hook(_shape_hook(names[-1], folded)))
+    """Stands in for all but the first of `layers`, which begin at position `start`."""
+    names = list(container._modules)
+    name = names[start]
+    run = _Run(path=f"{path}.{name}" if path else name, count=len(layers))
+    for offset, layer in enumerate(layers[1:], start=1):
+        container._modules[names[start + offset]] = _StandIn(layer, run)
+    handle: RemovableHandle = layers[0].register_forward_hook(
+        lambda module, args, kwargs, output: run.lead(tree_leaves((args, kwargs)), output),
+        with_kwargs=True,
+    )
+    undo.append(handle.remove)
+    for module in layers[0].modules():
+        undo.extend(_watch_index(module, run))
+    folded.runs.append(run)
 
 
-def _shape_hook(path: str, folded: Collapsed) -> Hook:
-    def hook(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-        seen = (_first_shape(args), _first_shape(output))
-        again = path in folded.shapes
-        folded.shapes[path] = (None, None) if again else seen
-
-    return hook
+def _is_alike(mine: object, first: object, outputs: list[Tensor]) -> bool:
+    """Whether a stand-in's argument is what its traced layer would have treated the same way."""
+    if isinstance(mine, Tensor) and isinstance(first, Tensor):
+        return mine is first or (any(mine is o for o in outputs) and _spec(mine) == _spec(first))
+    return _attribute(mine) == _attribute(first)
 
 
-def _first_shape(value: object) -> Shape | None:
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    if isinstance(value, tuple | list) and value:
-        return _first_shape(value[0])
-    return None
+def _spec(value: Tensor) -> tuple[object, ...]:
+    return tuple(value.shape), value.dtype, value.stride(), value.device
 
 
-def _runs(children: list[nn.Module]) -> Iterator[list[nn.Module]]:
-    """Maximal runs of neighbours with equal signatures."""
-    run: list[nn.Module] = []
-    previous: object = None
-    for child in children:
-        current = signature(child)
-        if run and current != previous:
-            yield run
-            run = []
-        run.append(child)
+class _Index(int):
+    """A layer's number that reports being computed with; looking things up by it goes unnoticed."""
+
+    run: _Run
+
+
+def _reporting(name: str) -> Callable[..., object]:
+    def method(self: _Index, *others: object) -> object:
+        self.run.is_exact = False
+        return getattr(int, name)(int(self), *others)
+
+    return method
+
+
+for _name in ("lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "truediv", "floordiv", "mod"):
+    setattr(_Index, f"__{_name}__", _reporting(f"__{_name}__"))
+for _name in ("radd", "rsub", "rmul", "rtruediv", "rfloordiv", "rmod", "pow", "and", "bool"):
+    setattr(_Index, f"__{_name}__", _reporting(f"__{_name}__"))
+_Index.__hash__ = int.__hash__  # type: ignore[method-assign]
+
+
+def _watch_index(module: nn.Module, run: _Run) -> Iterator[Callable[[], None]]:
+    """Makes the layer's numbers report being computed with; yields what undoes it."""
+    for name in _INDEX_NAMES & module.__dict__.keys():
+        value = module.__dict__[name]
+        if type(value) is int:
+            watched = _Index(value)
+            watched.run = run
+            module.__dict__[name] = watched
+            yield lambda name=name, value=value: operator.setitem(module.__dict__, name, value)  # type: ignore[misc]
+
+
+def _runs(children: list[nn.Module]) -> Iterator[tuple[int, list[nn.Module]]]:
+    """Maximal runs of neighbours with equal signatures, each with its start."""
+    start, previous = 0, None
+    signatures = [signature(child) for child in children]
+    for position, current in enumerate(signatures):
+        if position and current != previous:
+            yield start, children[start:position]
+            start = position
         previous = current
-    if run:
-        yield run
+    if children:
+        yield start, children[start:]
 
 
 def signature(module: nn.Module) -> tuple[object, ...]:

@@ -1,19 +1,25 @@
 """From any `torch.nn.Module` to a Graph, through `torch.export`."""
 
+import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from ridgeline.errors import CaptureError
-from ridgeline.frontends.collapse import Collapsed, collapse
+from ridgeline.errors import CaptureError, GraphError
+from ridgeline.frontends.collapse import collapse
 from ridgeline.frontends.noise import drop_noise
 from ridgeline.graph import Graph, Phase
+
+# Drawn constants are small; comparing large tables as text would only cost time.
+_MAX_COMPARED = 4096
 
 DynamicShapes = Mapping[str, object] | Sequence[object] | None
 
@@ -42,15 +48,42 @@ def capture(
     each time.
     """
     title = name or type(model).__name__
-    if fold_layers:
-        folded = _capture_folded(model, tuple(example_inputs), kwargs, phase, title, is_trusted)
-        if folded is not None:
-            return folded
-    program = export(model, tuple(example_inputs), kwargs, dynamic, title)
-    graph = Graph(name=title, program=program, phase=phase)
-    if not is_trusted:
-        again = export(model, tuple(example_inputs), kwargs, dynamic, title)
-        _require_same(graph, Graph(name=title, program=again, phase=phase))
+    args = tuple(example_inputs)
+    trace = partial(export, model, args, kwargs, dynamic, title, is_trusted=is_trusted)
+    program, repeats = (fold_layers and _folded(model, trace)) or (trace(), {})
+    return _graph(title, program, phase, repeats)
+
+
+def _folded(
+    model: nn.Module, trace: Callable[[], ExportedProgram]
+) -> tuple[ExportedProgram, dict[str, int]] | None:
+    """The program with runs of identical layers folded, and their counts; None if not exact.
+
+    The first layer of a run may see another memory layout than the rest; then the second stands for
+    the rest.
+    """
+    for first in (0, 1):
+        with collapse(model, first=first) as folded:
+            if not folded.runs:
+                return None
+            try:
+                program = trace()
+            except CaptureError:
+                return None  # the full capture will say what is really wrong
+        if folded.is_exact:
+            return program, folded.repeats
+    return None
+
+
+def _graph(
+    title: str, program: ExportedProgram, phase: Phase, repeats: Mapping[str, int]
+) -> Graph:
+    """The graph of a program, read at once so that sizes without a value fail here."""
+    graph = Graph(name=title, program=program, phase=phase, repeats=repeats)
+    try:
+        _ = graph.nodes
+    except GraphError as error:
+        raise CaptureError(f"{title} cannot be counted: {error}") from error
     return graph
 
 
@@ -60,10 +93,29 @@ def export(
     kwargs: Mapping[str, object] | None,
     dynamic: DynamicShapes,
     title: str,
+    *,
+    is_trusted: bool,
 ) -> ExportedProgram:
-    """One functional export of `model`, noise removed. Raises CaptureError with torch's own first
-    line.
+    """One functional export of `model`, noise removed; unless trusted, shown to be repeatable.
+
+    Raises CaptureError with torch's own first line, or naming what differs.
     """
+    program = _trace(model, args, kwargs, dynamic, title)
+    if not is_trusted:
+        _require_same(title, program, _trace(model, args, kwargs, dynamic, title))
+    with _quiet():
+        program = program.run_decompositions({})
+    drop_noise(program)
+    return program
+
+
+def _trace(
+    model: nn.Module,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object] | None,
+    dynamic: DynamicShapes,
+    title: str,
+) -> ExportedProgram:
     try:
         with _quiet():
             program: ExportedProgram = torch.export.export(
@@ -72,70 +124,37 @@ def export(
                 dict(kwargs or {}),
                 dynamic_shapes=_as_export_argument(dynamic),
                 strict=False,
-            ).run_decompositions({})
+            )
     except Exception as error:  # torch raises dozens of types; each means the same to the user
         raise CaptureError(
             f"{title} does not export: {_reason(error)}\n"
             "  Make the failing line exportable (torch.cond for data-dependent branches, static "
             "shapes), or capture a sub-module of it."
         ) from error
-    drop_noise(program)
     return program
 
 
-def _capture_folded(
-    model: nn.Module,
-    args: tuple[object, ...],
-    kwargs: Mapping[str, object] | None,
-    phase: Phase,
-    title: str,
-    is_trusted: bool,
-) -> Graph | None:
-    """The graph with runs of identical layers folded; None where folding would not be exact."""
-    with collapse(model, keep=1 if is_trusted else 2) as folded:
-        if not folded.repeats:
-            return None
-        try:
-            program = export(model, args, kwargs, None, title)
-            graph = Graph(name=title, program=program, phase=phase, repeats=dict(folded.repeats))
-            return graph if _is_exact(graph, folded) else None
-        except CaptureError:
-            return (
-                None  # e.g. layers taken by index; the full capture will say what is really wrong
+def _require_same(title: str, first: ExportedProgram, second: ExportedProgram) -> None:
+    """Raises CaptureError unless two exports of one model agree, constants' values included."""
+    for before, after in zip_longest(_lines(first), _lines(second), fillvalue="nothing"):
+        if before != after:
+            raise CaptureError(
+                f"{title} exports differently each time: its forward draws from Python's or "
+                "NumPy's random, so one draw would be frozen into the graph "
+                f"({before[:90]} / {after[:90]}).\n"
+                "  Draw with torch (torch.rand, torch.bernoulli), or pass the random values in as "
+                "inputs."
             )
 
 
-def _is_exact(graph: Graph, folded: Collapsed) -> bool:
-    """Whether each folded layer maps its input's shape to itself and nothing runs between two
-    copies of it.
-    """
-    if not folded.keeps_shape():
-        return False
-    paths = [node.module for node in graph.nodes]
-    for first, second in folded.pairs:
-        last = max((i for i, p in enumerate(paths) if _inside(p, first)), default=-1)
-        start = min((i for i, p in enumerate(paths) if _inside(p, second)), default=-1)
-        if last < 0 or start != last + 1:
-            return False
-    return True
-
-
-def _inside(path: str, prefix: str) -> bool:
-    return path == prefix or path.startswith(f"{prefix}.")
-
-
-def _require_same(first: Graph, second: Graph) -> None:
-    if first.digest == second.digest:
-        return
-    from ridgeline.graph import diff
-
-    changed = [line for line in diff(first, second).splitlines() if line[:1] in "+-"][3:5]
-    raise CaptureError(
-        f"{first.name} exports differently each time: its forward draws from Python's or "
-        "NumPy's random, so one draw "
-        f"would be frozen into the graph ({' / '.join(c.strip()[:90] for c in changed)}).\n"
-        "  Draw with torch (torch.rand, torch.bernoulli), or pass the random values in as inputs."
-    )
+def _lines(program: ExportedProgram) -> Iterator[str]:
+    """The program as text, sub-graphs included, then the values of its constants."""
+    for module in program.graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            yield from (node.format_node() or "" for node in module.graph.nodes)
+    for name, value in program.constants.items():
+        if isinstance(value, Tensor) and not value.is_meta and value.numel() <= _MAX_COMPARED:
+            yield f"{name} = {value.tolist()}"
 
 
 def _as_export_argument(dynamic: DynamicShapes) -> Any:
@@ -155,7 +174,7 @@ def _quiet() -> Iterator[None]:
     """Hides torch's export-time warnings and dumps: they are about torch's code."""
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             yield

@@ -1,6 +1,7 @@
 """Reads an ExportedProgram into the nodes and inputs of a Graph."""
 
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -23,6 +24,8 @@ _KINDS = {
     ExportInputKind.CONSTANT_TENSOR: InputKind.CONSTANT,
     ExportInputKind.USER_INPUT: InputKind.INPUT,
 }
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_TORCH = f"{torch.__path__[0]}/"
 _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)
 # Sizes computed at run time (`x.shape[0] * 2` under dynamic shapes) are arithmetic on ints, not
 # tensor work.
@@ -219,16 +222,13 @@ def repeat_of(path: str, repeats: Mapping[str, int]) -> int:
 
 
 def _source_line(node: fx.Node) -> str:
-    """ "file.py:57" of the user's line that made the node, or ""."""
+    """ "file.py:57" of the user's line that made the node, torch's own lines aside, or ""."""
     trace = node.meta.get("stack_trace")
     if not isinstance(trace, str):
         return ""
-    lines = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
-    if not lines:
-        return ""
-    file, _, rest = lines[-1].removeprefix("File ").partition(", line ")
-    file_name = file.strip('"').rsplit("/", 1)[-1]
-    return f"{file_name}:{rest.split(',')[0]}"
+    frames = _FRAME.findall(trace)
+    own = [f for f in frames if not f[0].startswith(_TORCH)] or frames
+    return f"{own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]}" if own else ""
 
 
 def packet_of(target: Callable[..., object] | str) -> str:

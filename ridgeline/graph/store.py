@@ -18,6 +18,8 @@ _HEADER = "ridgeline.json"
 _FORMAT = 1
 # JSON in a real archive is a few MB even for large graphs; more is an attack or a mistake.
 _MAX_JSON_BYTES = 256 * 2**20
+# How torch writes a size symbol down, the one place where an expression holds quotes.
+_SYMBOL = re.compile(r"Symbol\('[A-Za-z]\w*'(?:, \w+=(?:True|False))*\)")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _SAFE_NAME = re.compile(
     r"[su]\d+|zuf\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt"
@@ -164,6 +166,7 @@ def _is_arithmetic(expression: str) -> bool:
     """Whether a symbolic size uses only numbers, size symbols and known functions (sympy evaluates
     it).
     """
+    expression = _SYMBOL.sub("1", expression)
     if any(c in expression for c in "'\"[]{};:\\@`"):
         return False
     return all(_SAFE_NAME.fullmatch(word) for word in _IDENTIFIER.findall(expression))

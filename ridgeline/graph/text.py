@@ -3,9 +3,8 @@
 import difflib
 from collections.abc import Mapping
 
-from ridgeline.graph.graph import Graph, InputKind
+from ridgeline.graph.graph import Graph, GraphInput
 from ridgeline.graph.node import Argument, Node, Ref
-from ridgeline.graph.spec import TensorSpec
 
 # Where a tensor lives is not part of what a graph computes.
 _PLACEMENT = ("device", "layout", "pin_memory")
@@ -15,7 +14,7 @@ def to_text(graph: Graph) -> str:
     """One line per input, node and output, with shapes, module paths and repeats."""
     names = {Ref(i.name): i.path for i in graph.inputs}
     lines = [f"graph {graph.name} phase={graph.phase.value} digest={graph.digest}"]
-    lines += [_input_line(i.kind, i.path, i.spec, i.repeat) for i in graph.inputs]
+    lines += [f"  {i.kind.value} {i.path}: {_input(i)}" for i in graph.inputs]
     lines += [line for node in graph.nodes for line in _node_lines(node, names, indent="  ")]
     lines.append(f"  return {', '.join(_value(r, names) for r in graph.outputs)}")
     return "\n".join(lines) + "\n"
@@ -27,7 +26,7 @@ def canonical_lines(graph: Graph) -> list[str]:
     lines = [f"phase {graph.phase.value}"]
     for number, entry in enumerate(graph.inputs):
         names[Ref(entry.name)] = f"%i{number}"
-        lines.append(f"%i{number} = {entry.kind.value} {entry.spec} x{entry.repeat}")
+        lines.append(f"%i{number} = {entry.kind.value} {_input(entry)}")
     for number, node in enumerate(graph.nodes):
         names |= {Ref(node.name, k): f"%{number}.{k}" for k in range(len(node.outputs))}
         lines += [
@@ -43,8 +42,8 @@ def diff(before: Graph, after: Graph) -> str:
     return "\n".join(difflib.unified_diff(old, new, "before", "after", lineterm="", n=1))
 
 
-def _input_line(kind: InputKind, path: str, spec: TensorSpec, repeat: int) -> str:
-    return f"  {kind.value} {path}: {spec}{_times(repeat)}"
+def _input(entry: GraphInput) -> str:
+    return f"{entry.spec}{' mutated' if entry.is_mutated else ''}{_times(entry.repeat)}"
 
 
 def _node_lines(

@@ -82,7 +82,7 @@ def _bar(step: Step, longest: float, block: str) -> Text:
     measured, predicted = (
         round(_BAR_WIDTH * (t or 0.0) / longest) for t in (step.measured_s, step.predicted_s)
     )
-    bar = Text(block * (measured or bool(step.measured_s)), style="green")
+    bar = Text(block * max(measured, 1 if step.measured_s else 0), style="green")
     return bar.append("·" * max(0, predicted - measured), style="dim")
 
 

@@ -76,7 +76,7 @@ def test_reading_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "cpu0/topology/thread_siblings_list": "0-1",
         "cpu1/topology/thread_siblings_list": "0-1",
     }
-    for cpu in ("cpu0", "cpu1"):
+    for name in ("cpu0", "cpu1"):
         for index, (kind, level, size, shared) in enumerate(
             [
                 ("Data", "1", "32K", "0-1"),
@@ -84,11 +84,11 @@ def test_reading_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 ("Unified", "3", "16384K", "0-7"),
             ]
         ):
-            folder = f"{cpu}/cache/index{index}"
+            folder = f"{name}/cache/index{index}"
             cpus |= {f"{folder}/type": kind, f"{folder}/level": level}
             cpus |= {f"{folder}/size": size, f"{folder}/shared_cpu_list": shared}
-    for name, text in {**files, **cpus}.items():
-        path = tmp_path / name
+    for file, text in {**files, **cpus}.items():
+        path = tmp_path / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     monkeypatch.setattr(cpu_module, "_CPUINFO", tmp_path / "cpuinfo")

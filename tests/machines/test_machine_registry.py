@@ -9,6 +9,7 @@ import pytest
 from ridgeline.errors import MachineError
 from ridgeline.machines import (
     ALIASES,
+    Machine,
     load,
     match_device,
     names,
@@ -209,6 +210,11 @@ def test_loading_one_machine_reads_one_file(monkeypatch: pytest.MonkeyPatch) -> 
     registry._catalogue.cache_clear()
     seen: list[Path] = []
     read = registry._read
-    monkeypatch.setattr(registry, "_read", lambda path: seen.append(path) or read(path))
+
+    def spy(path: Path) -> Machine:
+        seen.append(path)
+        return read(path)
+
+    monkeypatch.setattr(registry, "_read", spy)
     load("H100")
     assert [path.name for path in seen] == ["h100-sxm.toml"]

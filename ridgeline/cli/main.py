@@ -1,0 +1,147 @@
+"""The `ridgeline` command: which commands there are, and what happens when one fails.
+
+Start-up is light: a command's own module is imported when that command is called.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import typer
+from typer.core import TyperGroup
+
+from ridgeline import __version__
+from ridgeline.errors import RidgelineError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+_DEBUG = "--debug"
+
+# command -> (module, attribute, what it does). The attribute is a function or a Typer app.
+_COMMANDS = {
+    "inspect": (
+        "inspect",
+        "inspect_command",
+        "What a model costs on a machine, and what bounds it.",
+    ),
+    "profile": (
+        "profile",
+        "profile_command",
+        "Where the time really goes, measured on this machine.",
+    ),
+    "optimize": (
+        "optimize",
+        "optimize_command",
+        "Make the model as fast as it gets here, checked.",
+    ),
+    "machines": ("machines", "app", "List, show and calibrate machines."),
+    "zoo": ("zoo", "zoo_command", "List the models that come with Ridgeline."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:
+        """Every command, in the order in which people meet them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> object:  # type: ignore[override]
+        """The command of that name, or None where there is none."""
+        if cmd_name not in _COMMANDS:
+            return None
+        return _command(cmd_name)
+
+
+def _command(name: str) -> object:
+    module_name, attribute, help_text = _COMMANDS[name]
+    found = getattr(import_module(f"ridgeline.cli.{module_name}"), attribute)
+    if isinstance(found, typer.Typer):
+        found.info.name = name
+        return typer.main.get_command(found)
+    single = typer.Typer(add_completion=False, rich_markup_mode=None)
+    single.command(name=name, short_help=help_text)(found)
+    command = typer.main.get_command(single)
+    command.name = name
+    return command
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"ridgeline {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True, no_args_is_help=True)
+def ridgeline(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+    debug: bool = typer.Option(False, _DEBUG, help="Show the traceback when something fails."),
+) -> None:
+    """A model and a machine in: how fast, where the time goes, and how to get there.
+
+    Try: ridgeline inspect zoo:resnet50 --machine H100
+    """
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0 ok, 1 a check failed, 2 bad input, 130 interrupted."""
+    given = list(sys.argv[1:] if args is None else args)
+    sys.exit(run(given))
+
+
+def run(args: Sequence[str]) -> int:
+    """The exit code of one command line. Whatever fails becomes one sentence on stderr."""
+    # --debug may stand anywhere, for it is added to a line that has just failed
+    is_debug = _DEBUG in args
+    try:
+        code = app(args=[a for a in args if a != _DEBUG], standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader has left; keep Python from failing again when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except typer.Abort:
+        return _fail("stopped.", EXIT_INTERRUPTED)
+    except Exception as error:
+        if is_debug:
+            traceback.print_exc()
+        return _explain(error)
+    if code == EXIT_INTERRUPTED:
+        return _fail("stopped.", EXIT_INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """Prints what went wrong and returns the exit code."""
+    if isinstance(error, typer.TyperException):
+        return _fail(error.format_message(), EXIT_BAD_INPUT)
+    if isinstance(error, RidgelineError):
+        return _fail(str(error), EXIT_BAD_INPUT)
+    reason = (str(error).splitlines() or [""])[0]
+    return _fail(
+        f"unexpected {type(error).__name__}: {reason}. This is a fault in Ridgeline; "
+        f"add {_DEBUG} to see where.",
+        EXIT_BAD_INPUT,
+    )
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"ridgeline: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""From the options of `inspect` to readings: targets captured, machines chosen, costs estimated."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ridgeline import machines
+from ridgeline.cost import Execution, Recompute, estimate
+from ridgeline.cost.advice import advise
+from ridgeline.errors import MachineError
+from ridgeline.frontends import Request, capture_target
+from ridgeline.graph import Graph, Phase
+from ridgeline.machines import Ceiling, Machine
+from ridgeline.report.reading import Reading, read
+
+FALLBACK_MACHINE = "h100-sxm"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line asked for. Empty machine and None: the default."""
+
+    targets: tuple[str, ...]
+    machine: str = ""
+    phase: str | None = None
+    batch: int | None = None
+    seq: int | None = None
+    cache: int | None = None
+    dtype: str | None = None
+    ceiling: str = Ceiling.ACHIEVABLE.value
+    execution: str = Execution.COMPILED.value
+    optimizer: str = "adamw"
+    recompute: str = Recompute.NONE.value
+    allow_uncounted: bool = False
+
+
+def read_all(options: Options) -> tuple[Reading, ...]:
+    """One reading per target, phase and machine, in this order."""
+    chosen = choose_machines(options.machine)
+    return tuple(
+        _reading(target, graph, machine, options)
+        for target in options.targets
+        for graph in _graphs(target, options)
+        for machine in chosen
+    )
+
+
+def _reading(target: str, graph: Graph, machine: Machine, options: Options) -> Reading:
+    run = estimate(
+        graph,
+        machine,
+        ceiling=Ceiling(options.ceiling),
+        execution=Execution(options.execution),
+        optimizer=options.optimizer,
+        recompute=Recompute(options.recompute),
+        allow_uncounted=options.allow_uncounted,
+    )
+    return read(target, graph, run, advise(graph, run))
+
+
+def _graphs(target: str, options: Options) -> Iterator[Graph]:
+    for phase in _phases(target, options):
+        yield capture_target(
+            Request(
+                target=target,
+                phase=phase,
+                batch=options.batch,
+                seq=options.seq,
+                cache=options.cache if phase is not Phase.PREFILL else None,
+                dtype=options.dtype,
+            )
+        )
+
+
+def _phases(target: str, options: Options) -> tuple[Phase, ...]:
+    """The phase asked for; else prefill and decode where the target has them, else forward."""
+    if options.phase is not None:
+        return (Phase(options.phase),)
+    return (Phase.PREFILL, Phase.DECODE) if is_generator(target) else (Phase.FORWARD,)
+
+
+def is_generator(target: str) -> bool:
+    """Whether the target writes tokens one after the other, so that it has prefill and decode."""
+    if target.startswith("zoo:"):
+        from ridgeline import zoo
+
+        name = target.removeprefix("zoo:")
+        return name in zoo.names() and Phase.DECODE.value in zoo.get(name).forms
+    return False
+
+
+def choose_machines(names: str) -> tuple[Machine, ...]:
+    """The machines named, with commas between; the default where none is."""
+    asked = tuple(name.strip() for name in names.split(",") if name.strip())
+    if names and not asked:
+        raise MachineError(f"--machine {names!r} names no machine.")
+    return tuple(machines.load(name) for name in asked) or (_default_machine(),)
+
+
+def _default_machine() -> Machine:
+    """This machine if calibrated, else the local GPU's description, else a common one, said so."""
+    if machines.this_path().is_file():
+        return machines.load("this")
+    device = _local_gpu()
+    if device:
+        try:
+            return machines.match_device(device)
+        except MachineError as error:
+            print(f"ridgeline: {error}", file=sys.stderr)
+    fallback = machines.load(FALLBACK_MACHINE)
+    print(
+        f"No --machine given and this one is not calibrated: using {fallback.name}. "
+        "`ridgeline machines calibrate` measures this one.",
+        file=sys.stderr,
+    )
+    return fallback
+
+
+def _local_gpu() -> str:
+    """The local GPU's name as its driver prints it; "" without one."""
+    import torch
+
+    return str(torch.cuda.get_device_name(0)) if torch.cuda.is_available() else ""

@@ -1,0 +1,255 @@
+"""The terminal report: rich where there is a terminal, plain columns where there is none."""
+
+from collections.abc import Sequence
+from typing import TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ridgeline.cost import Bound
+from ridgeline.graph import Phase
+from ridgeline.report.reading import Group, Reading, by_module, by_op, by_part
+from ridgeline.report.verdict import (
+    CEILINGS,
+    advice_line,
+    low_confidence,
+    misfit,
+    throughput,
+    utilisation,
+    verdict,
+)
+from ridgeline.units import format_bytes, format_count, format_percent, format_time
+
+_PLAIN_WIDTH = 200
+_STYLES = {
+    Bound.COMPUTE.value: "blue",
+    Bound.MEMORY.value: "yellow",
+    Bound.OVERHEAD.value: "magenta",
+    Bound.FREE.value: "dim",
+}
+
+
+def console_on(stream: TextIO) -> Console:
+    """A console on `stream`; wide and without colour where it is no terminal."""
+    if stream.isatty():
+        return Console(file=stream, highlight=False, markup=False, emoji=False)
+    return Console(
+        file=stream,
+        width=_PLAIN_WIDTH,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        no_color=True,
+        force_terminal=False,
+    )
+
+
+def grid(
+    console: Console,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    left: int = 1,
+    styles: Sequence[str] = (),
+) -> None:
+    """Prints a table: the first `left` columns and the last ones of `styles` as text, others right.
+
+    styles: one style per row, for its last column.
+    """
+    table = Table(box=SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, show_edge=False)
+    for index, header in enumerate(headers):
+        is_text = index < left or (bool(styles) and index == len(headers) - 1)
+        table.add_column(
+            header,
+            justify="left" if is_text else "right",
+            overflow="fold" if index == 0 else "ellipsis",
+            no_wrap=index > 0,
+            header_style="bold",
+        )
+    for number, row in enumerate(rows):
+        cells = [Text(cell) for cell in row]
+        if styles and console.is_terminal:
+            cells[-1].stylize(styles[number])
+        table.add_row(*cells)
+    console.print(table)
+
+
+def line(console: Console, text: str, style: str = "") -> None:
+    """Prints one line of text; never broken where there is no terminal."""
+    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+
+
+def print_readings(
+    console: Console, readings: Sequence[Reading], *, top: int, has_op_list: bool
+) -> None:
+    """The report: verdict, totals, tables by module and op, what to do next.
+
+    With several machines or targets the totals stand side by side, and the tables are of the first
+    of each phase.
+    """
+    line(console, verdict(readings), "bold")
+    for note in dict.fromkeys(filter(None, (low_confidence(r.estimate) for r in readings))):
+        line(console, note, "yellow")
+    print_totals(console, readings)
+    for reading in first_of_each_phase(readings):
+        print_breakdown(console, reading, readings, top=top, has_op_list=has_op_list)
+
+
+def first_of_each_phase(readings: Sequence[Reading]) -> list[Reading]:
+    """One reading per phase and target, in order."""
+    return list({(r.estimate.phase, r.target): r for r in reversed(readings)}.values())[::-1]
+
+
+def print_breakdown(
+    console: Console,
+    reading: Reading,
+    readings: Sequence[Reading],
+    *,
+    top: int,
+    has_op_list: bool,
+) -> None:
+    """The tables of one reading and its advice."""
+    run = reading.estimate
+    title = f"{run.phase} on {run.machine.name}"
+    if len({r.target for r in readings}) > 1:
+        title = f"{reading.target}: {title}"
+    if run.phase == Phase.TRAIN.value:
+        _groups(console, f"{title}, by part", "part", by_part(reading), top)
+    _groups(console, f"{title}, by module", "module", by_module(reading, top), top)
+    _groups(console, f"{title}, by op kind", "op", by_op(reading), top)
+    if has_op_list:
+        print_op_list(console, reading)
+    if run.uncounted:
+        _uncounted(console, reading)
+    if reading.advice:
+        console.print()
+        line(console, f"{title}, what to do next (gains predicted by the same model)", "bold")
+        for number, advice in enumerate(reading.advice, 1):
+            line(console, f"{number}. {advice_line(advice, run)}")
+
+
+def print_totals(console: Console, readings: Sequence[Reading]) -> None:
+    """One column per reading, one row per quantity."""
+    columns = [totals_of(reading) for reading in readings]
+    headers = ["", *(column_title(r, readings) for r in readings)]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    console.print()
+    grid(console, headers, rows, left=len(headers))
+    ceiling = readings[0].estimate.ceiling
+    console.print()
+    line(
+        console,
+        f"Times and the ridge use the {CEILINGS[ceiling]}. Shares are of the predicted time.",
+    )
+
+
+def column_title(reading: Reading, readings: Sequence[Reading]) -> str:
+    run = reading.estimate
+    parts = [run.phase]
+    if len({r.target for r in readings}) > 1:
+        parts.insert(0, reading.target)
+    if len({r.estimate.machine.id for r in readings}) > 1:
+        parts.append(run.machine.id)
+    return " ".join(parts)
+
+
+def totals_of(reading: Reading) -> dict[str, str]:
+    run = reading.estimate
+    totals, memory = run.totals, run.memory
+    held = {
+        "weights": memory.weight_bytes,
+        "KV cache and state": memory.cache_bytes,
+        "inputs": memory.input_bytes,
+        "gradients": memory.gradient_bytes,
+        "optimizer state": memory.optimizer_bytes,
+        "activations": memory.activation_bytes,
+    }
+    parts = [
+        f"{name} {format_bytes(n)}" for name, n in held.items() if n >= 0.005 * sum(held.values())
+    ]
+    capacity = run.machine.memory.capacity_bytes
+    fits = f"fits in {format_bytes(capacity)}" if capacity else "capacity not known"
+    at_least = "at least " if totals.is_lower_bound else ""
+    return {
+        "machine": f"{run.machine.name} ({run.execution.value})",
+        "inputs": ", ".join(f"{name} {spec}" for name, spec in reading.inputs) or "none",
+        "time": f"{at_least}{format_time(totals.time_s)}, {throughput(reading)}",
+        "at the roofline": format_time(totals.roofline_s),
+        "bound": totals.bound,
+        "FLOPs, full attention": f"{at_least}{format_count(totals.flops, 'FLOP')}",
+        "FLOPs, causal": f"{at_least}{format_count(totals.causal_flops, 'FLOP')}",
+        "FLOPs, executed": f"{at_least}{format_count(totals.hardware_flops, 'FLOP')}",
+        "MACs": f"{at_least}{format_count(totals.macs, 'MAC')}",
+        "matrix rate": utilisation(run),
+        "parameters": f"{format_count(totals.parameters)} ({format_bytes(totals.parameter_bytes)})",
+        "bytes moved": f"{format_bytes(totals.moved_bytes)} fused, "
+        f"{format_bytes(totals.read_bytes + totals.write_bytes)} op by op",
+        "peak memory": format_bytes(totals.peak_memory_bytes),
+        "reached at": memory.peak_at or "the start",
+        "of which": ", ".join(parts),
+        "memory": misfit(run) or fits,
+        "intensity": f"{totals.intensity:.1f} FLOP/byte, ridge at {totals.ridge:.0f}",
+    }
+
+
+def _groups(console: Console, title: str, what: str, groups: Sequence[Group], top: int) -> None:
+    """One table of groups; what takes no time (views) is left out."""
+    console.print()
+    line(console, title, "bold")
+    groups = [g for g in groups if g.time_s]
+    shown = groups[:top]
+    rows = [_row(g) for g in shown]
+    styles = [_STYLES[g.bound] for g in shown]
+    if rest := groups[top:]:
+        share = sum(g.share for g in rest)
+        time_s = sum(g.time_s for g in rest)
+        rows.append(
+            [f"{len(rest)} more", "", format_time(time_s), format_percent(share), "", "", ""]
+        )
+        styles.append("dim")
+    headers = [what, "count", "time", "share", "FLOPs", "bytes moved", "bound"]
+    grid(console, headers, rows, styles=styles)
+
+
+def _row(group: Group) -> list[str]:
+    return [
+        group.label,
+        f"x{group.count:,}",
+        format_time(group.time_s),
+        format_percent(group.share),
+        format_count(group.flops) if group.flops else "-",
+        format_bytes(group.moved_bytes),
+        group.bound,
+    ]
+
+
+def print_op_list(console: Console, reading: Reading) -> None:
+    """The op kinds an accelerator must support, and the engine that each needs."""
+    groups = by_op(reading)
+    flops = sum(g.flops for g in groups)
+    nbytes = sum(g.moved_bytes for g in groups)
+    rows = [
+        [
+            g.label,
+            g.category,
+            g.engine,
+            f"x{g.count:,}",
+            format_percent(g.flops / flops if flops else 0.0),
+            format_percent(g.moved_bytes / nbytes if nbytes else 0.0),
+        ]
+        for g in sorted(groups, key=lambda g: (g.engine, -g.flops, -g.moved_bytes, g.label))
+    ]
+    console.print()
+    line(console, f"{reading.estimate.phase}, the {len(groups)} op kinds it needs", "bold")
+    headers = ["op", "category", "engine", "count", "of FLOPs", "of bytes moved"]
+    grid(console, headers, rows, left=3)
+
+
+def _uncounted(console: Console, reading: Reading) -> None:
+    uncounted = reading.estimate.uncounted
+    console.print()
+    line(console, "Not counted (no cost rule), so every total is a lower bound:", "yellow")
+    for target, count in uncounted.items():
+        line(console, f"  {target} x{count:,}")

@@ -1,0 +1,121 @@
+"""The one-line verdict, and the sentences that go with it."""
+
+from collections.abc import Sequence
+
+from ridgeline.cost import Bound, Estimate
+from ridgeline.cost.advice import Advice, devices_for, devices_needed
+from ridgeline.graph import Phase
+from ridgeline.machines import Ceiling
+from ridgeline.report.reading import Reading, by_category
+from ridgeline.units import format_bytes, format_count, format_percent, format_time, significant
+
+_BOUND = {
+    Bound.COMPUTE.value: "compute-bound",
+    Bound.MEMORY.value: "memory-bound",
+    Bound.OVERHEAD.value: "bound by the start of kernels",
+    Bound.FREE.value: "free",
+}
+CEILINGS = {
+    Ceiling.ACHIEVABLE: "achievable ceiling, the best rates that kernels were measured to reach",
+    Ceiling.DATASHEET: "datasheet ceiling, the vendor's peak rates",
+}
+
+
+def verdict(readings: Sequence[Reading]) -> str:
+    """One line: what bounds each reading, how long it takes, and whether it fits."""
+    machines = {r.estimate.machine.id for r in readings}
+    targets = {r.target for r in readings}
+    parts = []
+    for reading in readings:
+        where = f" on {reading.estimate.machine.name}" if len(machines) > 1 else ""
+        what = f"{reading.target} " if len(targets) > 1 else ""
+        parts.append(f"{what}{clause(reading)}{where}")
+    text = "; ".join(parts)
+    if len(machines) > 1:
+        return text
+    (name,) = {r.estimate.machine.name for r in readings}
+    misfit = _misfit(readings)
+    return f"{text}, on {name}{f'; {misfit}' if misfit else ''}"
+
+
+def clause(reading: Reading) -> str:
+    """ "decode is memory-bound: 4.60 ms per token (4.41 ms at the roofline), 97% in matmul"."""
+    run = reading.estimate
+    totals, largest = run.totals, by_category(reading)
+    per = f" per {reading.unit}" if run.phase == Phase.DECODE.value else ""
+    at_least = "at least " if totals.is_lower_bound else ""
+    head = (
+        f"{run.phase} is {_BOUND[totals.bound]}: {at_least}{format_time(totals.time_s)}{per} "
+        f"({format_time(totals.roofline_s)} at the roofline)"
+    )
+    if not largest or not totals.time_s:
+        return head
+    return f"{head}, {format_percent(largest[0].share)} in {largest[0].label}"
+
+
+def _misfit(readings: Sequence[Reading]) -> str:
+    """Says that the largest reading does not fit, if so."""
+    worst = max(readings, key=lambda r: r.estimate.totals.peak_memory_bytes)
+    return misfit(worst.estimate)
+
+
+def misfit(run: Estimate) -> str:
+    """ "does not fit: needs 1.48 TiB, has 74.5 GiB; 21 devices at least", or "" where it fits."""
+    if devices_needed(run) <= 1:
+        return ""
+    capacity = run.machine.memory.capacity_bytes or 0
+    need = run.totals.peak_memory_bytes
+    return (
+        f"does not fit: needs {format_bytes(need)}, has {format_bytes(capacity)}; "
+        f"{devices_needed(run)} devices at least"
+    )
+
+
+def throughput(reading: Reading) -> str:
+    """Samples or tokens per second at the predicted time."""
+    time_s = reading.estimate.totals.time_s
+    rate = reading.samples / time_s if time_s else 0.0
+    return f"{significant(rate)} {reading.unit}s/s"
+
+
+def utilisation(run: Estimate) -> str:
+    """Model FLOPs over time, as a share of both ceilings."""
+    from ridgeline.cost.advice import main_dtype
+
+    totals, dtype = run.totals, main_dtype(run)
+    if not totals.time_s or not totals.flops:
+        return "no matrix work"
+    rate = totals.causal_flops / totals.time_s
+    achievable = run.machine.matrix_flops_per_s(dtype, Ceiling.ACHIEVABLE)
+    datasheet = run.machine.matrix_flops_per_s(dtype, Ceiling.DATASHEET)
+    return (
+        f"{format_count(rate, 'FLOP')}/s: {format_percent(rate / achievable)} of the achievable, "
+        f"{format_percent(rate / datasheet)} of the datasheet {dtype} ceiling"
+    )
+
+
+def advice_line(advice: Advice, run: Estimate) -> str:
+    """ "run in bf16 (--dtype bf16): 3.90x, 2.10 ms; 53.7 MiB at the peak"."""
+    at_most = "at most " if advice.is_bound else ""
+    memory = ""
+    if abs(advice.peak_memory_bytes - run.totals.peak_memory_bytes) > 0.02 * (
+        run.totals.peak_memory_bytes
+    ):
+        memory = f", peak {format_bytes(advice.peak_memory_bytes)}"
+        if advice.action == "shard":
+            memory += " each"
+        elif devices_needed(run) > 1:
+            count = devices_for(advice.peak_memory_bytes, run.machine)
+            memory += ", then fits" if count == 1 else f", then needs {count} devices"
+    gain = f"{at_most}{advice.speedup:.2f}x"
+    if advice.action == "batch":
+        gain += " the throughput"
+    return f"{advice.text}: {gain} ({format_time(advice.time_s)} a run{memory})"
+
+
+def low_confidence(run: Estimate) -> str:
+    """The label that a machine needs whose figures are not first-hand; "" otherwise."""
+    machine = run.machine
+    if not machine.is_low_confidence:
+        return ""
+    return f"low confidence: the figures of {machine.name} are {machine.confidence}, not first-hand"
