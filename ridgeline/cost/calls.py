@@ -2,7 +2,7 @@
 KERNEL_FEATURES.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -22,6 +22,7 @@ class Call:
             raise ValueError(f"{self.kind} takes {KERNEL_FEATURES[self.kind]}, not {self.features}")
 
 
+Group = tuple[float, str]
 # Transcendental kinds that calibration does not time -> the timed one with the same inner work.
 _LIKE: Mapping[str, str] = {
     "exp": "exp", "exp2": "exp", "expm1": "exp", "log": "exp", "log2": "exp", "log10": "exp",
@@ -32,6 +33,20 @@ _LIKE: Mapping[str, str] = {
 _ROWWISE = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm"})
 _POOLS: Mapping[str, str] = {"max_pool": "max_pool", "adaptive_max_pool": "max_pool",
                              "avg_pool": "avg_pool"}  # fmt: skip
+
+
+def work_in(kind: str, features: Sequence[float]) -> float:
+    """Work of one call in the unit of its rate, as KERNEL_UNITS defines it."""
+    if kind in ("gemm", "convolution"):
+        return 2.0 * prod(features[:4])  # a convolution's fourth feature counts its groups
+    if kind == "attention":
+        return 4.0 * prod(features)
+    if kind == "lstm":
+        seq, batch, inputs, hidden = features
+        return 8.0 * seq * batch * hidden * (inputs + hidden)
+    if kind == "embedding":
+        return 2.0 * prod(features)
+    return prod(features) if kind in ("softmax", "layer_norm") else features[0]
 
 
 def matrix_call(node: Node) -> Call | None:
@@ -55,7 +70,7 @@ def vector_call(node: Node) -> Call | None:
     return None
 
 
-def group_of(features: tuple[float, ...]) -> tuple[float, str]:
+def group_of(features: Sequence[float]) -> Group:
     """The class within which convolutions resemble each other: spatial dimensions, and whether each
     channel, each group or everything together is one product.
     """

@@ -5,6 +5,7 @@ one of 256 as one of 1024 does from 2048. No result lies outside what was measur
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import exp, log
 
 Sample = tuple[float, ...]
@@ -40,6 +41,35 @@ def best_from(samples: Sequence[Sample]) -> tuple[Sample, ...]:
         best = max(best, rate)
         falling.append((size, best))
     return tuple(reversed(falling))
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """A kernel's measured speed as the time to start it and the rates once it runs."""
+
+    start_s: float
+    samples: tuple[Sample, ...]
+
+    def run_s(self, work: float, features: Sequence[float]) -> float:
+        """Seconds that `work` takes at the rate of `features`, without the start."""
+        return work / rate_at(self.samples, features)
+
+
+def speed_of(samples: Sequence[Sample], works: Sequence[float]) -> Speed:
+    """Splits each sample's time into a start that all share and a rate for the rest.
+
+    The start is what the sample of least work takes beyond its work at the best rate seen. It is
+    kept below every sample's time, so that `start_s + run_s` is the measured time at each sample.
+    """
+    times_s = [work / sample[-1] for work, sample in zip(works, samples, strict=True)]
+    least = min(range(len(works)), key=lambda i: works[i])
+    best = max(sample[-1] for sample in samples)
+    start_s = max(0.0, min(times_s[least] - works[least] / best, 0.95 * min(times_s)))
+    net = (
+        (*sample[:-1], work / (time_s - start_s))
+        for sample, work, time_s in zip(samples, works, times_s, strict=True)
+    )
+    return Speed(start_s, tuple(net))
 
 
 def _points(samples: Sequence[Sample]) -> list[tuple[float, float]]:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ridgeline.cost.calls import Call, group_of, matrix_call, vector_call
-from ridgeline.cost.interpolate import Sample, best_from, rate_at
+from ridgeline.cost.calls import Call, Group, group_of, matrix_call, vector_call, work_in
+from ridgeline.cost.interpolate import Sample, Speed, best_from, rate_at, speed_of
 from ridgeline.cost.roofline import Execution, Times, compute_dtype, roofline_times
 from ridgeline.cost.work import Work
 from ridgeline.machines import Ceiling, Kernel, Machine
@@ -42,7 +42,8 @@ class KernelModel:
     machine: Machine
     execution: Execution
     ceiling: Ceiling
-    _curves: dict[tuple[str, str], tuple[Sample, ...]] = field(default_factory=dict, repr=False)
+    _curves: dict[str, tuple[Sample, ...]] = field(default_factory=dict, repr=False)
+    _speeds: dict[tuple[str, str, Group | None], Speed] = field(default_factory=dict, repr=False)
 
     @cached_property
     def is_measured(self) -> bool:
@@ -81,16 +82,17 @@ class KernelModel:
         return self.machine.dispatch_overhead_s if self.execution is Execution.EAGER else 0.0
 
     def _matrix(self, work: Work, move: Move, call: Call) -> Times | None:
-        """A product with warm operands, while weights arrive from where they lie; the start of the
-        kernel is part of its samples.
+        """A product with operands as warm as its samples had them, and the wait for weights that
+        lie further away.
         """
-        rate = self._rate(call, compute_dtype(work.node))
-        if rate is None:
+        speed = self._speed(call, compute_dtype(work.node))
+        if speed is None:
             return None
-        warm_s = work.cost.executed_flops / rate
-        start_s = min(self.machine.dispatch_overhead_s, warm_s) if move.is_start else 0.0
         return Times(
-            compute_s=warm_s - start_s, memory_s=self._memory_s(move), overhead_s=start_s
+            compute_s=speed.run_s(work.cost.executed_flops, call.features),
+            memory_s=self._memory_s(move),
+            overhead_s=speed.start_s if move.is_start else 0.0,
+            exposed_s=self._exposed_s(move),
         )
 
     def _eager_vector(self, work: Work, move: Move) -> Times:
@@ -116,20 +118,15 @@ class KernelModel:
     def _vector_s(self, work: Work, dtype: str) -> float:
         """The arithmetic of anything that is not a matrix product."""
         call = vector_call(work.node) if work.node is not None else None
-        rate = self._rate(call, dtype) if call is not None else None
-        cost = work.cost
-        if call is None or rate is None:
-            arithmetic = cost.vector_ops + cost.special_ops
-            compute_s = arithmetic / self.machine.vector_flops_per_s(dtype, self.ceiling)
-            if cost.executed_flops:
-                compute_s += cost.executed_flops / self.machine.matrix_flops_per_s(
-                    dtype, self.ceiling
-                )
-            return compute_s
-        elements = call.features[0] * (
-            call.features[1] if call.kind in ("softmax", "layer_norm") else 1.0
-        )
-        return elements / rate
+        speed = self._speed(call, dtype) if call is not None else None
+        if call is not None and speed is not None:
+            return speed.run_s(work_in(call.kind, call.features), call.features)
+        cost, machine = work.cost, self.machine
+        arithmetic = cost.vector_ops + cost.special_ops
+        compute_s = arithmetic / machine.vector_flops_per_s(dtype, self.ceiling)
+        if cost.executed_flops:
+            compute_s += cost.executed_flops / machine.matrix_flops_per_s(dtype, self.ceiling)
+        return compute_s
 
     def _memory_s(self, move: Move) -> float:
         """Weights from where a whole run leaves them, the rest from where its own size fits."""
@@ -138,6 +135,16 @@ class KernelModel:
             weights_s = move.weight_nbytes / self._bandwidth("stream_read", move.pass_nbytes)
         rest = move.nbytes - move.weight_nbytes
         return weights_s + (rest / self._bandwidth("stream_triad", rest) if rest > 0 else 0.0)
+
+    def _exposed_s(self, move: Move) -> float:
+        """By how much longer weights take from where a run leaves them than from where a kernel's
+        samples, called again and again on the same ones, found them.
+        """
+        if not move.weight_nbytes:
+            return 0.0
+        far = self._bandwidth("stream_read", max(move.pass_nbytes, move.weight_nbytes))
+        near = self._bandwidth("stream_read", move.weight_nbytes)
+        return move.weight_nbytes / far - move.weight_nbytes / near
 
     def _allocating_s(self, move: Move, dtype: str) -> float:
         """Moving bytes as an eager op does, page faults of a fresh result included."""
@@ -154,32 +161,29 @@ class KernelModel:
         kernel = self._kernel(kind, "fp32")
         if kernel is None:
             return self.machine.bandwidth_bytes_per_s(self.ceiling)
-        return rate_at(self._falling(kernel), (max(1, nbytes),))
+        if kind not in self._curves:
+            self._curves[kind] = best_from(kernel.samples)
+        return rate_at(self._curves[kind], (max(1, nbytes),))
 
-    def _falling(self, kernel: Kernel) -> tuple[Sample, ...]:
-        key = (kernel.kind, kernel.dtype)
-        if key not in self._curves:
-            self._curves[key] = best_from(kernel.samples)
-        return self._curves[key]
-
-    def _rate(self, call: Call, dtype: str) -> float | None:
-        """The call's rate in its kernel's unit; None where nothing like it was measured."""
+    def _speed(self, call: Call, dtype: str) -> Speed | None:
+        """The speed of the kernel that the call is; None where nothing like it was measured."""
         kernel = self._kernel(call.kind, dtype)
         if kernel is None:
             return None
-        samples = kernel.samples
-        if call.kind == "convolution":
-            samples = _alike(samples, call)
-        return rate_at(samples, call.features)
+        group = group_of(call.features) if call.kind == "convolution" else None
+        key = (call.kind, dtype, group)
+        if key not in self._speeds:
+            samples = kernel.samples if group is None else _alike(kernel.samples, group)
+            works = [work_in(call.kind, sample[:-1]) for sample in samples]
+            self._speeds[key] = speed_of(samples, works)
+        return self._speeds[key]
 
     def _kernel(self, kind: str, dtype: str) -> Kernel | None:
         route = _ROUTES[self.execution]
         return self.machine.find_kernel(route, kind, dtype)
 
 
-def _alike(samples: tuple[Sample, ...], call: Call) -> tuple[Sample, ...]:
-    """Samples of the call's class of convolutions, else of its kind of grouping, else all."""
-    dims, grouping = group_of(call.features)
-    same = tuple(s for s in samples if group_of(s[:-1]) == (dims, grouping))
-    return same or tuple(s for s in samples if group_of(s[:-1])[1] == grouping) or samples
-
+def _alike(samples: tuple[Sample, ...], group: Group) -> tuple[Sample, ...]:
+    """Samples of one class of convolutions, else of its kind of grouping, else all."""
+    same = tuple(s for s in samples if group_of(s[:-1]) == group)
+    return same or tuple(s for s in samples if group_of(s[:-1])[1] == group[1]) or samples
