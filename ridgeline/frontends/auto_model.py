@@ -38,7 +38,9 @@ def load_auto_model(source: Source, request: Request, device: str) -> LoadedMode
         config = _config(source)
         model_class = _model_class(source, config)
         form = _form_of(model_class)
-        model = _build(source, request, device, config, model_class, form is _causal)
+        attention = _supported(model_class, _causal_attention() if form is _causal else "sdpa")
+        make = _read_weights if device != "meta" and source.has_weights else _build
+        model = make(source, source.dtype(request), device, model_class, config, attention)
     set_mode(model, request.phase)
     with torch.device(device):
         module, inputs = form(model, source, request)
@@ -98,32 +100,18 @@ def _model_class(source: Source, config: "PretrainedConfig") -> type["PreTrained
 
 def _build(
     source: Source,
-    request: Request,
+    dtype: torch.dtype,
     device: str,
-    config: "PretrainedConfig",
     model_class: type["PreTrainedModel"],
-    is_causal: bool,
+    config: "PretrainedConfig",
+    attention: str,
 ) -> "PreTrainedModel":
-    dtype = source.dtype(request)
-    attention = _causal_attention() if is_causal else "sdpa"
-    if device != "meta" and source.has_weights:
-        _require_inside(source.folder)
-        model = model_class.from_pretrained(
-            source.folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            attn_implementation=_supported(model_class, attention),
-        )
-        return model.to(device)
+    """The model without weights on meta, with random ones elsewhere."""
     from transformers.initialization import no_init_weights
 
     try:
         with torch.device(device), no_init_weights() if device == "meta" else nullcontext():
-            model = model_class._from_config(
-                config, dtype=dtype, attn_implementation=_supported(model_class, attention)
-            )
+            model = model_class._from_config(config, dtype=dtype, attn_implementation=attention)
     except Exception as error:  # a config can break a model's constructor in any way
         raise TargetError(
             f"{source.name} describes no {model_class.__name__} that can be built: "
@@ -131,6 +119,38 @@ def _build(
         ) from error
     model.tie_weights()
     return model
+
+
+def _read_weights(
+    source: Source,
+    dtype: torch.dtype,
+    device: str,
+    model_class: type["PreTrainedModel"],
+    config: "PretrainedConfig",
+    attention: str,
+) -> "PreTrainedModel":
+    """The model with the safetensors beside its config; all of its weights must be there."""
+    _require_inside(source.folder)
+    try:
+        model, found = model_class.from_pretrained(
+            source.folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    except Exception as error:  # damaged files raise the errors of three libraries
+        raise TargetError(
+            f"cannot read the weights in {source.folder}: {_first_line(error)}"
+        ) from error
+    if found["missing_keys"]:
+        raise TargetError(
+            f"the weights in {source.folder} lack {sorted(found['missing_keys'])[0]} of "
+            f"{model_class.__name__}; name the right class in architectures of config.json."
+        )
+    return model.to(device)
 
 
 def _supported(model_class: type["PreTrainedModel"], attention: str) -> str:
@@ -152,9 +172,7 @@ def _require_inside(folder: Path) -> None:
                 raise TargetError(f"{index} names {name!r}, which is no file of its folder.")
 
 
-Form = Callable[
-    ["PreTrainedModel", Source, Request], tuple[nn.Module, tuple[Tensor, ...]]
-]
+Form = Callable[["PreTrainedModel", Source, Request], tuple[nn.Module, tuple[Tensor, ...]]]
 
 
 def _form_of(model_class: type["PreTrainedModel"]) -> Form:

@@ -44,7 +44,8 @@ class _Run:
         outputs = [leaf for leaf in tree_leaves(self.output) if isinstance(leaf, Tensor)]
         self.is_exact &= self.calls > 0 and len(inputs) == len(self.inputs)
         self.is_exact &= all(
-            _is_alike(mine, first, outputs) for mine, first in zip(inputs, self.inputs, strict=False)
+            _is_alike(mine, first, outputs)
+            for mine, first in zip(inputs, self.inputs, strict=False)
         )
         self.calls += 1
         return self.output
@@ -177,7 +178,20 @@ def _reporting(name: str) -> Callable[..., object]:
     return method
 
 
-for _name in ("lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "truediv", "floordiv", "mod"):
+for _name in (
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "eq",
+    "ne",
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+):
     setattr(_Index, f"__{_name}__", _reporting(f"__{_name}__"))
 for _name in ("radd", "rsub", "rmul", "rtruediv", "rfloordiv", "rmod", "pow", "and", "bool"):
     setattr(_Index, f"__{_name}__", _reporting(f"__{_name}__"))

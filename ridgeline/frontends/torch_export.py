@@ -75,9 +75,7 @@ def _folded(
     return None
 
 
-def _graph(
-    title: str, program: ExportedProgram, phase: Phase, repeats: Mapping[str, int]
-) -> Graph:
+def _graph(title: str, program: ExportedProgram, phase: Phase, repeats: Mapping[str, int]) -> Graph:
     """The graph of a program, read at once so that sizes without a value fail here."""
     graph = Graph(name=title, program=program, phase=phase, repeats=repeats)
     try:
