@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -80,7 +81,7 @@ class _StandIn(nn.Module):
         super().__init__()
         self.__dict__["_layer"], self.__dict__["_run"] = layer, run
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_layer"], name)
 
     def forward(self, *args: object, **kwargs: object) -> object:
