@@ -53,19 +53,22 @@ def grid(
     *,
     left: int = 1,
     styles: Sequence[str] = (),
+    text: Sequence[int] = (),
 ) -> None:
-    """Prints a table: the first `left` columns and the last ones of `styles` as text, others right.
+    """Prints a table: the first `left` columns, those in `text` and one with `styles` as text,
+    numbers to the right.
 
     styles: one style per row, for its last column.
     """
     table = Table(box=SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, show_edge=False)
     for index, header in enumerate(headers):
-        is_text = index < left or (bool(styles) and index == len(headers) - 1)
+        is_styled = bool(styles) and index == len(headers) - 1
+        is_text = index < left or index in text or is_styled
         table.add_column(
             header,
             justify="left" if is_text else "right",
-            overflow="fold" if index == 0 else "ellipsis",
-            no_wrap=index > 0,
+            overflow="fold" if is_text else "ellipsis",
+            no_wrap=not is_text,
             header_style="bold",
         )
     for number, row in enumerate(rows):
