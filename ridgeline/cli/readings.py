@@ -56,7 +56,7 @@ def _reading(target: str, graph: Graph, machine: Machine, options: Options) -> R
         recompute=Recompute(options.recompute),
         allow_uncounted=options.allow_uncounted,
     )
-    return read(target, graph, run, advise(graph, run))
+    return read(target, graph, run, advise(graph, run, optimizer=options.optimizer))
 
 
 def _graphs(target: str, options: Options) -> Iterator[Graph]:
@@ -67,7 +67,7 @@ def _graphs(target: str, options: Options) -> Iterator[Graph]:
                 phase=phase,
                 batch=options.batch,
                 seq=options.seq,
-                cache=options.cache if phase is not Phase.PREFILL else None,
+                cache=options.cache if options.phase or phase is Phase.DECODE else None,
                 dtype=options.dtype,
             )
         )

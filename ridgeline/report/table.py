@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.cost import Bound
+from ridgeline.cost import Bound, Estimate, Execution
 from ridgeline.graph import Phase
 from ridgeline.report.reading import Group, Reading, by_module, by_op, by_part
 from ridgeline.report.verdict import (
@@ -120,7 +120,7 @@ def print_breakdown(
         title = f"{reading.target}: {title}"
     if run.phase == Phase.TRAIN.value:
         _groups(console, f"{title}, by part", "part", by_part(reading), top)
-    _groups(console, f"{title}, by module", "module", by_module(reading, top), top)
+    _groups(console, f"{title}, by module", "module", by_module(reading), top)
     _groups(console, f"{title}, by op kind", "op", by_op(reading), top)
     if has_op_list:
         print_op_list(console, reading)
@@ -187,14 +187,20 @@ def totals_of(reading: Reading) -> dict[str, str]:
         "MACs": f"{at_least}{format_count(totals.macs, 'MAC')}",
         "matrix rate": utilisation(run),
         "parameters": f"{format_count(totals.parameters)} ({format_bytes(totals.parameter_bytes)})",
-        "bytes moved": f"{format_bytes(totals.moved_bytes)} fused, "
-        f"{format_bytes(totals.read_bytes + totals.write_bytes)} op by op",
+        "bytes moved": _moved(run),
         "peak memory": format_bytes(totals.peak_memory_bytes),
         "reached at": memory.peak_at or "the start",
         "of which": ", ".join(parts),
         "memory": misfit(run) or fits,
         "intensity": f"{totals.intensity:.1f} FLOP/byte, ridge at {totals.ridge:.0f}",
     }
+
+
+def _moved(run: Estimate) -> str:
+    alone = format_bytes(run.totals.read_bytes + run.totals.write_bytes)
+    if run.execution is Execution.EAGER:
+        return f"{alone} op by op"
+    return f"{format_bytes(run.totals.moved_bytes)} fused, {alone} op by op"
 
 
 def _groups(console: Console, title: str, what: str, groups: Sequence[Group], top: int) -> None:
