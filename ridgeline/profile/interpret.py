@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from torch import Tensor, fx
 
@@ -41,10 +42,8 @@ class Step:
 
     def bind(self, values: Values) -> tuple[tuple[object, ...], dict[str, object]]:
         """Arguments to call it with."""
-        args = fx.map_arg(self.node.args, values.__getitem__)
-        kwargs = fx.map_arg(self.node.kwargs, values.__getitem__)
-        assert isinstance(args, tuple)
-        return args, dict(kwargs)
+        args, kwargs = _look_up((self.node.args, dict(self.node.kwargs)), values)
+        return args, kwargs
 
     def free(self, values: Values) -> None:
         """Lets go of the values that nobody will read."""
@@ -85,8 +84,7 @@ class Interpreter:
 
     def results(self, values: Values) -> tuple[Tensor, ...]:
         """What the graph returns, taken from the values after the last step."""
-        results = fx.map_arg(self.module.graph.output_node().args[0], values.__getitem__)
-        assert isinstance(results, tuple)
+        results = _look_up(self.module.graph.output_node().args[0], values)
         return tuple(r for r in results if isinstance(r, Tensor))
 
     def run(self) -> tuple[Tensor, ...]:
@@ -98,6 +96,11 @@ class Interpreter:
             del args, kwargs
             step.free(values)
         return self.results(values)
+
+
+def _look_up(argument: Any, values: Values) -> Any:
+    """An FX argument with every node in it replaced by its value."""
+    return fx.map_arg(argument, values.__getitem__)  # type: ignore[arg-type]
 
 
 def _last_reads(graph: fx.Graph) -> Mapping[fx.Node, tuple[fx.Node, ...]]:
