@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-
 _TARGET = "zoo:NAME, FILE.py:FUNCTION, FILE.pt2, a Hugging Face folder, config.json or id."
 
 

@@ -157,7 +157,8 @@ def _reach(members: Sequence[_Cut]) -> str:
     work_s = sum(c.work_s for c in members)
     roof_s = sum(c.node.achievable_s for c in members)
     flops = sum(c.node.flops for c in members)
-    is_compute = flops and members[0].node.bound == "compute"
+    compute_s = sum(c.node.achievable_s for c in members if c.node.bound == "compute")
+    is_compute = flops and compute_s > roof_s / 2
     amount, unit = (
         (flops, "FLOP") if is_compute else (sum(c.node.moved_bytes for c in members), "B")
     )

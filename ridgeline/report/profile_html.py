@@ -3,7 +3,7 @@
 from ridgeline.cost.advice import main_dtype
 from ridgeline.machines import Ceiling
 from ridgeline.profile import Gap, KindProfile, NodeProfile, Profile
-from ridgeline.report.markup import Html, element, join
+from ridgeline.report.markup import Html, element
 from ridgeline.report.page import Cell, Group, Page, Section, definitions, facts, render, table
 from ridgeline.report.plots import Sample, step_curve
 from ridgeline.report.profile_words import (
@@ -195,9 +195,10 @@ def _tip(node: NodeProfile) -> str:
 
 
 def _memory(profile: Profile) -> Section:
+    base = profile.estimate.memory.persistent_bytes
     samples = [
         Sample(
-            value=p.measured_bytes,
+            value=max(0, p.measured_bytes - base),
             tip=f"{p.name}\n{format_bytes(p.measured_bytes)} measured\n"
             f"{format_bytes(p.predicted_bytes)} predicted",
         )
@@ -210,14 +211,15 @@ def _memory(profile: Profile) -> Section:
         samples,
         format_value=format_bytes,
         x_label="nodes in the order in which they run",
-        peak_label=f"measured peak {format_bytes(peak.measured_bytes)} at {peak.name}",
-        others=(("predicted", [float(p.predicted_bytes) for p in profile.memory]),),
+        peak_label=f"measured peak {format_bytes(peak.measured_bytes - base)} at {peak.name}",
+        others=(("predicted", [float(p.predicted_bytes - base) for p in profile.memory]),),
     )
     return Section(
         id="run-memory",
         title="Memory",
-        lead="Bytes of live tensors at every node, weights included, and the prediction as a line.",
-        body=join([curve]),
+        lead=f"Bytes of live tensors at every node beyond the {format_bytes(base)} of weights, "
+        "state and inputs held throughout, and the prediction as a line.",
+        body=curve,
     )
 
 

@@ -121,6 +121,7 @@ def notes(profile: Profile) -> list[str]:
 
 _ACTIONS = {
     GapKind.ROUTE: "a compiled program with packed weights",
+    GapKind.SLOW: "a compiled kernel",
     GapKind.TRAFFIC: "fusion",
     GapKind.ATTENTION: "scaled_dot_product_attention in the model's source",
     GapKind.DISPATCH: "a compiled program, which starts fewer kernels",
