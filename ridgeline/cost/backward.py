@@ -42,9 +42,10 @@ def _first(node: Node, live: Live) -> Saved:
     return Saved(operands=node.operands[:1])
 
 
-def _others(node: Node, live: Live) -> Saved:
-    """Gather and scatter: the indices."""
-    return Saved(operands=node.operands[1:])
+def _indices(node: Node, live: Live) -> Saved:
+    """Gather and scatter: indices and masks."""
+    others = node.operands[1:]
+    return Saved(operands=tuple(ref for ref in others if not node.specs[ref].is_floating))
 
 
 def _output(node: Node, live: Live) -> Saved:
@@ -55,9 +56,30 @@ def _first_and_output(node: Node, live: Live) -> Saved:
     return Saved(operands=node.operands[:1], outputs=(0,))
 
 
+def _operands_and_output(node: Node, live: Live) -> Saved:
+    return Saved(operands=node.operands, outputs=(0,))
+
+
 def _second_output(node: Node, live: Live) -> Saved:
-    """Sorting and native_dropout: the indices or the mask, their second output."""
-    return Saved(outputs=(1,)) if len(node.outputs) > 1 else _mask(node, live)
+    """Sorting: the indices; native_dropout: the mask."""
+    return Saved(outputs=(1,)) if len(node.outputs) > 1 else Saved()
+
+
+def _extremum(node: Node, live: Live) -> Saved:
+    """Along a dimension the index of the largest; of everything, the input and the largest."""
+    is_along = len(node.outputs) > 1
+    return _second_output(node, live) if is_along else _first_and_output(node, live)
+
+
+def _between_tensors(node: Node, live: Live) -> Saved:
+    """Ops whose derivative is a constant when their other side is a number."""
+    numbers_only = len(node.operands) < (3 if node.op == "lerp" else 2)
+    return Saved() if numbers_only else _operands(node, live)
+
+
+def _power(node: Node, live: Live) -> Saved:
+    is_tensor = len(node.tensors) > 1
+    return _operands_and_output(node, live) if is_tensor else _operands(node, live)
 
 
 def _factors(node: Node, live: Live) -> Saved:
@@ -69,6 +91,11 @@ def _factors(node: Node, live: Live) -> Saved:
         if any(other in live for j, other in enumerate(factors) if j != i)
     ]
     return Saved(operands=tuple(dict.fromkeys(kept)))
+
+
+def _convolution(node: Node, live: Live) -> Saved:
+    """Input and weight both, whichever gradient is wanted."""
+    return Saved(operands=_factor_refs(node))
 
 
 def _quotient(node: Node, live: Live) -> Saved:
@@ -139,9 +166,16 @@ _LINEAR = "add sub rsub neg fill floor ceil round trunc sign sum mean cumsum tri
 _BY_KIND: dict[str, _SaveRule] = {
     **dict.fromkeys(_LINEAR.split(), _nothing),
     **dict.fromkeys(("relu", "sqrt", "rsqrt", "reciprocal", "exp", "sigmoid", "tanh"), _output),
-    **dict.fromkeys(("logsumexp", "vector_norm", "amax", "amin", "prod"), _first_and_output),
-    **dict.fromkeys(("mul", "outer"), _factors),
-    "div": _quotient,
+    **dict.fromkeys(
+        ("logsumexp", "vector_norm", "amax", "amin", "prod", "cumprod"), _first_and_output
+    ),
+    **dict.fromkeys(("max", "min", "median", "cummax"), _extremum),
+    **dict.fromkeys(("lerp", "fmod", "remainder"), _between_tensors),
+    **dict.fromkeys(("mul", "outer", "addcmul"), _factors),
+    **dict.fromkeys(("div", "addcdiv"), _quotient),
+    "pow": _power,
+    "cdist": _operands_and_output,
+    "grid_sample": _operands,
     "dropout": _mask,
     "native_dropout": _second_output,
     "max_pool": _max_pool,
@@ -149,14 +183,13 @@ _BY_KIND: dict[str, _SaveRule] = {
     "adaptive_avg_pool": _average_pool,
     "cross_entropy_loss": _probabilities,
     "where": _first,
-    "masked_fill": _others,
+    "masked_fill": _indices,
     "gather": _operands,
     "rms_norm": _root_mean_square,
-    "vector_norm": _first_and_output,
 }
 _BY_CATEGORY: dict[Category, _SaveRule] = {
     Category.MATMUL: _factors,
-    Category.CONVOLUTION: _factors,
+    Category.CONVOLUTION: _convolution,
     Category.ATTENTION: _attention,
     Category.RECURRENT: _gates,
     Category.NORM: _norm,
@@ -166,8 +199,8 @@ _BY_CATEGORY: dict[Category, _SaveRule] = {
     Category.REDUCTION: _operands,
     Category.POOL: _first,
     Category.RESAMPLE: _nothing,
-    Category.GATHER: _others,
-    Category.SCATTER: _others,
+    Category.GATHER: _indices,
+    Category.SCATTER: _indices,
     Category.SORT: _second_output,
     Category.COPY: _nothing,
 }
@@ -252,6 +285,8 @@ _FACTOR_NAMES: Mapping[str, tuple[str, ...]] = {
     "bilinear": ("input1", "input2", "weight"),
     "einsum": ("tensors",),
 }
+# Their first tensor is what the product is added to.
+_ADDED_TO = ("addmm", "addcmul", "addcdiv")
 
 
 def _factor_refs(node: Node) -> tuple[Ref, ...]:
@@ -259,4 +294,4 @@ def _factor_refs(node: Node) -> tuple[Ref, ...]:
     if names := _FACTOR_NAMES.get(node.op):
         return tuple(ref for name in names for ref in references(node.arg(name)))
     refs = [ref for argument in node.args.values() for ref in references(argument)]
-    return tuple(refs[1:3] if node.op == "addmm" else refs[:2])
+    return tuple(refs[1:3] if node.op in _ADDED_TO else refs[:2])
