@@ -1,6 +1,5 @@
 """Nodes from real schemas, and what torch itself counts and keeps: the oracles of these tests."""
 
-import itertools
 from collections.abc import Callable
 
 import torch
@@ -20,21 +19,22 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def node_of(op: Op, *args: object, out: object = None, **kwargs: object) -> Node:
-    """The graph node that calling `op` makes; its tensor arguments are called a0, a1, ...
+    """The graph node that calling `op` makes; its distinct tensor arguments are called a0, a1, ...
 
     The argument names come from the op's schema, the outputs from running it, or `out` where it
     does not run without its device.
     """
-    graph, names = fx.Graph(), itertools.count()
+    graph, known = fx.Graph(), dict[int, fx.Node]()
 
     def placeholder(value: object) -> object:
         if isinstance(value, list | tuple):
             return type(value)(placeholder(v) for v in value)
         if not isinstance(value, Tensor):
             return value
-        node = graph.placeholder(f"a{next(names)}")
-        node.meta["val"] = value
-        return node
+        if id(value) not in known:
+            known[id(value)] = graph.placeholder(f"a{len(known)}")
+            known[id(value)].meta["val"] = value
+        return known[id(value)]
 
     call = graph.call_function(
         op, tuple(map(placeholder, args)), {k: placeholder(v) for k, v in kwargs.items()}
