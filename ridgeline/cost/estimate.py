@@ -117,7 +117,7 @@ def estimate(
         _node(work, nbytes, is_head, model)
         for work, (nbytes, is_head) in zip(works, moved, strict=True)
     )
-    memory = memory_profile(graph, works, optimizer=state, recompute=recompute)
+    memory = memory_profile(graph, works, optimizer=state)
     return Estimate(
         graph=graph.name,
         digest=graph.digest,
