@@ -3,17 +3,22 @@
 Start-up is light: a command's own module is imported when that command is called.
 """
 
+import difflib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import typer
 from typer.core import TyperGroup
 
 from ridgeline import __version__
 from ridgeline.errors import RidgelineError
+
+if TYPE_CHECKING:
+    from typer._click import HelpFormatter
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -49,10 +54,17 @@ class LazyGroup(TyperGroup):
         return list(_COMMANDS)
 
     def get_command(self, ctx: typer.Context, cmd_name: str) -> object:  # type: ignore[override]
-        """The command of that name, or None where there is none."""
+        """The command of that name. Raises RidgelineError with the nearest where there is none."""
         if cmd_name not in _COMMANDS:
-            return None
+            close = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
+            way_out = f"did you mean {close[0]}?" if close else f"there are {', '.join(_COMMANDS)}."
+            raise RidgelineError(f"no command {cmd_name!r}; {way_out}")
         return _command(cmd_name)
+
+    def format_commands(self, ctx: typer.Context, formatter: "HelpFormatter") -> None:
+        """Writes the commands into the help without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
 
 
 def _command(name: str) -> object:
@@ -107,7 +119,9 @@ def run(args: Sequence[str]) -> int:
     # --debug may stand anywhere, for it is added to a line that has just failed
     is_debug = _DEBUG in args
     try:
-        code = app(args=[a for a in args if a != _DEBUG], standalone_mode=False)
+        code = app(
+            args=[a for a in args if a != _DEBUG], prog_name="ridgeline", standalone_mode=False
+        )
         sys.stdout.flush()
     except BrokenPipeError:
         # the reader has left; keep Python from failing again when it closes stdout
@@ -127,7 +141,10 @@ def run(args: Sequence[str]) -> int:
 def _explain(error: Exception) -> int:
     """Prints what went wrong and returns the exit code."""
     if isinstance(error, typer.TyperException):
-        return _fail(error.format_message(), EXIT_BAD_INPUT)
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "ridgeline"
+        message = error.format_message().rstrip(".")
+        return _fail(f"{message}. `{path} --help` shows how.", EXIT_BAD_INPUT)
     if isinstance(error, RidgelineError):
         return _fail(str(error), EXIT_BAD_INPUT)
     reason = (str(error).splitlines() or [""])[0]

@@ -9,6 +9,7 @@ from ridgeline.cost import Execution, Recompute, estimate
 from ridgeline.cost.advice import advise
 from ridgeline.errors import MachineError
 from ridgeline.frontends import Request, capture_target
+from ridgeline.frontends.phases import default_phases
 from ridgeline.graph import Graph, Phase
 from ridgeline.machines import Ceiling, Machine
 from ridgeline.report.reading import Reading, read
@@ -55,7 +56,7 @@ def _reading(target: str, graph: Graph, machine: Machine, options: Options) -> R
         recompute=Recompute(options.recompute),
         allow_uncounted=options.allow_uncounted,
     )
-    return read(target, graph, run, advise(graph, run))
+    return read(target, graph, run, advise(graph, run, optimizer=options.optimizer))
 
 
 def _graphs(target: str, options: Options) -> Iterator[Graph]:
@@ -66,27 +67,14 @@ def _graphs(target: str, options: Options) -> Iterator[Graph]:
                 phase=phase,
                 batch=options.batch,
                 seq=options.seq,
-                cache=options.cache if phase is not Phase.PREFILL else None,
+                cache=options.cache if options.phase or phase is Phase.DECODE else None,
                 dtype=options.dtype,
             )
         )
 
 
 def _phases(target: str, options: Options) -> tuple[Phase, ...]:
-    """The phase asked for; else prefill and decode where the target has them, else forward."""
-    if options.phase is not None:
-        return (Phase(options.phase),)
-    return (Phase.PREFILL, Phase.DECODE) if is_generator(target) else (Phase.FORWARD,)
-
-
-def is_generator(target: str) -> bool:
-    """Whether the target writes tokens one after the other, so that it has prefill and decode."""
-    if target.startswith("zoo:"):
-        from ridgeline import zoo
-
-        name = target.removeprefix("zoo:")
-        return name in zoo.names() and Phase.DECODE.value in zoo.get(name).forms
-    return False
+    return (Phase(options.phase),) if options.phase else default_phases(target)
 
 
 def choose_machines(names: str) -> tuple[Machine, ...]:

@@ -14,7 +14,7 @@ from ridgeline.machines import Machine
 # the usual group-wise layout (GPTQ, AWQ).
 _WEIGHT_BITS = {"int8": 8.0, "int4": 4.5}
 _BITS = {"fp64": 64, "fp32": 32, "tf32": 32, "fp16": 16, "bf16": 16, "fp8": 8, "int8": 8, "fp4": 4}
-_WORTH_SAYING = 1.05
+_WORTH_SAYING = 1.1
 _MAX_BATCH_FACTOR = 64
 
 
@@ -47,11 +47,14 @@ class Advice:
     is_bound: bool = False
 
 
-def advise(graph: Graph, run: Estimate) -> tuple[Advice, ...]:
-    """What is worth doing about `run`, the largest gain first; what makes it fit stands first."""
+def advise(graph: Graph, run: Estimate, *, optimizer: str = "adamw") -> tuple[Advice, ...]:
+    """What is worth doing about `run`, the largest gain first; what makes it fit stands first.
+
+    optimizer: the one that `run` was estimated with.
+    """
     found = [*_eager(graph, run), *_dtypes(graph, run)]
     if run.phase == Phase.TRAIN.value:
-        found += _recompute(graph, run)
+        found += _recompute(graph, run, optimizer)
     else:
         found += [*_quantised(graph, run), *_larger_batch(graph, run), *_fewer_starts(graph, run)]
     worth = sorted((a for a in found if a.speedup >= _WORTH_SAYING), key=lambda a: -a.speedup)
@@ -196,7 +199,7 @@ def _fewer_starts(graph: Graph, run: Estimate) -> Iterator[Advice]:
         yield _advice("fuse", text, graph, run, Change(has_overhead=False), is_bound=True)
 
 
-def _recompute(graph: Graph, run: Estimate) -> Iterator[Advice]:
+def _recompute(graph: Graph, run: Estimate, optimizer: str) -> Iterator[Advice]:
     """Full recomputation, where activations are most of what does not fit."""
     if devices_needed(run) <= 1 or run.totals.activation_bytes < run.memory.weight_bytes:
         return
@@ -205,6 +208,7 @@ def _recompute(graph: Graph, run: Estimate) -> Iterator[Advice]:
         run.machine,
         ceiling=run.ceiling,
         execution=run.execution,
+        optimizer=optimizer,
         recompute=Recompute.FULL,
         allow_uncounted=True,
     )

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 
+from ridgeline.cost.matrix_rules import hidden_weights
 from ridgeline.cost.op_cost import OpCost
 from ridgeline.graph import Category, Graph, InputKind, Node, Ref
+from ridgeline.graph.node import references
 
 MATRIX = (Category.MATMUL, Category.CONVOLUTION, Category.ATTENTION, Category.RECURRENT)
 # Flash attention's backward multiplies five times where the forward does twice: it recomputes the
@@ -16,97 +19,203 @@ _VECTOR_FACTOR = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Saved:
-    """What autograd keeps of a node: some of its operands, its outputs, and bytes of its own."""
+    """What autograd keeps of a node: some of its operands, some outputs, and bytes of its own."""
 
     operands: tuple[Ref, ...] = ()
-    outputs: bool = False
+    outputs: tuple[int, ...] = ()
     extra_bytes: int = 0
 
 
-def _nothing(node: Node) -> Saved:
+Live = frozenset[Ref]
+_SaveRule = Callable[[Node, Live], Saved]
+
+
+def _nothing(node: Node, live: Live) -> Saved:
     return Saved()
 
 
-def _operands(node: Node) -> Saved:
+def _operands(node: Node, live: Live) -> Saved:
     return Saved(operands=node.operands)
 
 
-def _first(node: Node) -> Saved:
+def _first(node: Node, live: Live) -> Saved:
     return Saved(operands=node.operands[:1])
 
 
-def _indices(node: Node) -> Saved:
-    return Saved(operands=node.operands[1:])
+def _indices(node: Node, live: Live) -> Saved:
+    """Gather and scatter: indices and masks."""
+    others = node.operands[1:]
+    return Saved(operands=tuple(ref for ref in others if not node.specs[ref].is_floating))
 
 
-def _output(node: Node) -> Saved:
-    return Saved(outputs=True)
+def _output(node: Node, live: Live) -> Saved:
+    return Saved(outputs=(0,))
 
 
-def _operands_and_output(node: Node) -> Saved:
-    """Attention: q, k, v, the output and one fp32 log-sum-exp per query row."""
+def _first_and_output(node: Node, live: Live) -> Saved:
+    return Saved(operands=node.operands[:1], outputs=(0,))
+
+
+def _operands_and_output(node: Node, live: Live) -> Saved:
+    return Saved(operands=node.operands, outputs=(0,))
+
+
+def _second_output(node: Node, live: Live) -> Saved:
+    """Sorting: the indices; native_dropout: the mask."""
+    return Saved(outputs=(1,)) if len(node.outputs) > 1 else Saved()
+
+
+def _extremum(node: Node, live: Live) -> Saved:
+    """Along a dimension the index of the largest; of everything, the input and the largest."""
+    is_along = len(node.outputs) > 1
+    return _second_output(node, live) if is_along else _first_and_output(node, live)
+
+
+def _between_tensors(node: Node, live: Live) -> Saved:
+    """Ops whose derivative is a constant when their other side is a number."""
+    numbers_only = len(node.operands) < (3 if node.op == "lerp" else 2)
+    return Saved() if numbers_only else _operands(node, live)
+
+
+def _power(node: Node, live: Live) -> Saved:
+    is_tensor = len(node.tensors) > 1
+    return _operands_and_output(node, live) if is_tensor else _operands(node, live)
+
+
+def _factors(node: Node, live: Live) -> Saved:
+    """A product keeps each factor that another factor's gradient is made of: dx = dy w."""
+    factors = _factor_refs(node)
+    kept = [
+        factor
+        for i, factor in enumerate(factors)
+        if any(other in live for j, other in enumerate(factors) if j != i)
+    ]
+    return Saved(operands=tuple(dict.fromkeys(kept)))
+
+
+def _convolution(node: Node, live: Live) -> Saved:
+    """Input and weight both, whichever gradient is wanted."""
+    return Saved(operands=_factor_refs(node))
+
+
+def _quotient(node: Node, live: Live) -> Saved:
+    """x / y keeps y, and x if y wants a gradient."""
+    refs = _factor_refs(node)
+    if len(refs) < 2:  # divided by a number
+        return Saved()
+    return Saved(operands=tuple(dict.fromkeys(refs if refs[1] in live else refs[1:])))
+
+
+def _attention(node: Node, live: Live) -> Saved:
+    """q, k, v, the mask, the output and one fp32 log-sum-exp per query row."""
     rows = node.out.numel // max(1, node.out.shape[-1])
-    return Saved(operands=node.operands, outputs=True, extra_bytes=4 * rows)
+    return Saved(operands=node.operands, outputs=(0,), extra_bytes=4 * rows)
 
 
-def _mask(node: Node) -> Saved:
+def _mask(node: Node, live: Live) -> Saved:
     return Saved(extra_bytes=node.out.numel)
 
 
-def _first_and_indices(node: Node) -> Saved:
-    """Max pooling: the input and one int64 index per output."""
+def _norm(node: Node, live: Live) -> Saved:
+    """The input, and in fp32 (mean, 1 / deviation) of every group it normalises over."""
+    return Saved(operands=node.operands[:1], extra_bytes=8 * _statistics(node))
+
+
+def _root_mean_square(node: Node, live: Live) -> Saved:
+    return Saved(operands=node.operands[:1], extra_bytes=4 * _statistics(node))
+
+
+def _statistics(node: Node) -> int:
+    """How many groups of elements a norm has."""
+    shape = node.tensors[0].shape
+    if node.op in ("layer_norm", "rms_norm"):
+        axes = node.arg("normalized_shape")
+        return prod(shape[: len(shape) - len(axes)]) if isinstance(axes, tuple) else 0
+    if node.op == "group_norm":
+        groups = node.arg("num_groups" if node.has("num_groups") else "group")
+        return shape[0] * groups if isinstance(groups, int) else 0
+    return shape[1] if len(shape) > 1 else 0
+
+
+def _max_pool(node: Node, live: Live) -> Saved:
+    """The input and one int64 index per output."""
     return Saved(operands=node.operands[:1], extra_bytes=8 * node.out.numel)
 
 
-def _probabilities(node: Node) -> Saved:
-    """Cross entropy: the log-probabilities, as large as the logits."""
+def _average_pool(node: Node, live: Live) -> Saved:
+    """The input; a pool down to one pixel is a mean, which keeps nothing."""
+    size = node.args.get("output_size")
+    is_mean = isinstance(size, tuple) and all(side == 1 for side in size)
+    return _nothing(node, live) if is_mean else _first(node, live)
+
+
+def _probabilities(node: Node, live: Live) -> Saved:
+    """Cross entropy: the log-probabilities, as large as the logits, and the targets."""
     return Saved(operands=node.operands[1:], extra_bytes=node.tensors[0].nbytes)
 
 
-def _gates(node: Node) -> Saved:
+def _gates(node: Node, live: Live) -> Saved:
     """Recurrence: the input, the output and the gate activations of every step."""
     x = node.tensors[0]
-    gates = sum(w.shape[0] for w in node.spec_list("params") if len(w.shape) == 2) // 2
+    gates = sum(w.shape[0] for w in hidden_weights(node))
     steps = x.numel // x.shape[-1]
-    return Saved(operands=node.operands[:1], outputs=True, extra_bytes=steps * gates * x.itemsize)
+    return Saved(operands=node.operands[:1], outputs=(0,), extra_bytes=steps * gates * x.itemsize)
 
 
-_BY_KIND: dict[str, Callable[[Node], Saved]] = {
-    **dict.fromkeys(("add", "sub", "rsub", "neg", "fill", "floor", "ceil", "round"), _nothing),
+_LINEAR = "add sub rsub neg fill floor ceil round trunc sign sum mean cumsum triu tril trace diff"
+_BY_KIND: dict[str, _SaveRule] = {
+    **dict.fromkeys(_LINEAR.split(), _nothing),
     **dict.fromkeys(("relu", "sqrt", "rsqrt", "reciprocal", "exp", "sigmoid", "tanh"), _output),
-    **dict.fromkeys(("sum", "mean", "avg_pool", "adaptive_avg_pool"), _nothing),
-    **dict.fromkeys(("dropout", "native_dropout"), _mask),
-    "max_pool": _first_and_indices,
-    "adaptive_max_pool": _first_and_indices,
+    **dict.fromkeys(
+        ("logsumexp", "vector_norm", "amax", "amin", "prod", "cumprod"), _first_and_output
+    ),
+    **dict.fromkeys(("max", "min", "median", "cummax"), _extremum),
+    **dict.fromkeys(("lerp", "fmod", "remainder"), _between_tensors),
+    **dict.fromkeys(("mul", "outer", "addcmul"), _factors),
+    **dict.fromkeys(("div", "addcdiv"), _quotient),
+    "pow": _power,
+    "cdist": _operands_and_output,
+    "grid_sample": _operands,
+    "dropout": _mask,
+    "native_dropout": _second_output,
+    "max_pool": _max_pool,
+    "adaptive_max_pool": _max_pool,
+    "adaptive_avg_pool": _average_pool,
     "cross_entropy_loss": _probabilities,
     "where": _first,
+    "masked_fill": _indices,
+    "gather": _operands,
+    "rms_norm": _root_mean_square,
 }
-_BY_CATEGORY: dict[Category, Callable[[Node], Saved]] = {
-    Category.MATMUL: _operands,
-    Category.CONVOLUTION: _operands,
-    Category.ATTENTION: _operands_and_output,
+_BY_CATEGORY: dict[Category, _SaveRule] = {
+    Category.MATMUL: _factors,
+    Category.CONVOLUTION: _convolution,
+    Category.ATTENTION: _attention,
     Category.RECURRENT: _gates,
-    Category.NORM: _first,
+    Category.NORM: _norm,
     Category.SOFTMAX: _output,
     Category.ELEMENTWISE: _operands,
     Category.TRANSCENDENTAL: _operands,
     Category.REDUCTION: _operands,
-    Category.POOL: _operands,
+    Category.POOL: _first,
     Category.RESAMPLE: _nothing,
     Category.GATHER: _indices,
     Category.SCATTER: _indices,
-    Category.SORT: _nothing,
+    Category.SORT: _second_output,
     Category.COPY: _nothing,
 }
 
 
-def saved_by(node: Node) -> Saved:
-    """What autograd keeps of `node`. Source: torch's derivatives.yaml, per op."""
+def saved_by(node: Node, live: Live) -> Saved:
+    """What autograd keeps of `node` when gradients flow through the values in `live`.
+
+    Source: torch's derivatives.yaml, per op; tests compare it with what autograd really keeps.
+    """
     rule = _BY_KIND.get(node.op) or _BY_CATEGORY.get(node.row.category, _nothing)
-    return rule(node)
+    return rule(node, live)
 
 
-def differentiable(graph: Graph) -> frozenset[Ref]:
+def differentiable(graph: Graph) -> Live:
     """Every value that a gradient flows through: what depends on a parameter, in floating point."""
     live = {
         Ref(i.name) for i in graph.inputs if i.kind is InputKind.PARAMETER and i.spec.is_floating
@@ -117,21 +226,21 @@ def differentiable(graph: Graph) -> frozenset[Ref]:
     return frozenset(live)
 
 
-def backward_of(node: Node, cost: OpCost, live: frozenset[Ref]) -> OpCost | None:
+def backward_of(node: Node, cost: OpCost, live: Live) -> OpCost | None:
     """The cost of the node's backward; None when no gradient flows through it."""
     wanted = [ref for ref in node.operands if ref in live]
     if not wanted or Ref(node.name) not in live:
         return None
-    return _bytes(node, wanted) + _arithmetic(node, cost, wanted)
+    return _bytes(node, wanted, live) + _arithmetic(node, cost, wanted)
 
 
-def _bytes(node: Node, wanted: list[Ref]) -> OpCost:
+def _bytes(node: Node, wanted: list[Ref], live: Live) -> OpCost:
     """Reads the output's gradient once and what was saved; writes each operand's gradient."""
     if node.row.is_free:
         return OpCost()
-    saved = saved_by(node)
+    saved = saved_by(node, live)
     kept = sum(node.specs[r].nbytes for r in saved.operands) + saved.extra_bytes
-    own = sum(s.nbytes for s in node.outputs) if saved.outputs else 0
+    own = sum(node.outputs[k].nbytes for k in saved.outputs)
     return OpCost(
         read_bytes=node.out.nbytes + kept + own,
         write_bytes=sum(node.specs[r].nbytes for r in wanted),
@@ -163,24 +272,26 @@ def _arithmetic(node: Node, cost: OpCost, wanted: list[Ref]) -> OpCost:
 
 
 def _factors_wanting(node: Node, wanted: list[Ref]) -> int:
-    """How many of the two multiplied operands want a gradient; a bias is no factor."""
+    """How many of the multiplied operands want a gradient; a bias is no factor."""
     if node.row.category is Category.RECURRENT:
         return 2
-    roles = _factor_refs(node)
-    return sum(ref in wanted for ref in roles)
+    return sum(ref in wanted for ref in _factor_refs(node))
 
 
-_FACTOR_NAMES: Mapping[str, tuple[str, str]] = {
+# The operands that a product multiplies; every other product multiplies its first two tensors.
+_FACTOR_NAMES: Mapping[str, tuple[str, ...]] = {
     "linear": ("input", "weight"),
     "convolution": ("input", "weight"),
+    "bilinear": ("input1", "input2", "weight"),
+    "einsum": ("tensors",),
 }
+# Their first tensor is what the product is added to.
+_ADDED_TO = ("addmm", "addcmul", "addcdiv")
 
 
 def _factor_refs(node: Node) -> tuple[Ref, ...]:
-    names = _FACTOR_NAMES.get(node.op)
-    if names:
-        return tuple(ref for n in names if isinstance(ref := node.arg(n), Ref))
-    refs = [r for a in node.args.values() if isinstance(a, Ref) for r in (a,)]
-    if node.op == "einsum":
-        return node.operands
-    return tuple(refs[1:3] if node.op == "addmm" else refs[:2])
+    """The multiplied operands; one that is multiplied with itself stands there twice."""
+    if names := _FACTOR_NAMES.get(node.op):
+        return tuple(ref for name in names for ref in references(node.arg(name)))
+    refs = [ref for argument in node.args.values() for ref in references(argument)]
+    return tuple(refs[1:3] if node.op in _ADDED_TO else refs[:2])

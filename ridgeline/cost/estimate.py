@@ -114,7 +114,7 @@ def estimate(
     model = KernelModel(machine, execution, ceiling)
     moves = _moves(graph, works, execution)
     nodes = tuple(_node(work, move, model) for work, move in zip(works, moves, strict=True))
-    memory = memory_profile(graph, works, optimizer=state, recompute=recompute)
+    memory = memory_profile(graph, works, optimizer=state)
     return Estimate(
         graph=graph.name,
         digest=graph.digest,

@@ -17,7 +17,9 @@ _POINTWISE = (
 )
 _STITCHED = (Category.NORM, Category.SOFTMAX, Category.REDUCTION)
 # Ops of pointwise categories that change which element goes where, so they need their own loop.
-_REARRANGING = frozenset({"cat", "pad", "repeat", "roll", "flip", "pixel_shuffle", "fftshift", "diag_embed"})
+_REARRANGING = frozenset(
+    {"cat", "pad", "repeat", "roll", "flip", "pixel_shuffle", "fftshift", "diag_embed"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

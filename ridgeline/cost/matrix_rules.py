@@ -194,8 +194,13 @@ def _flash_attention(node: Node) -> OpCost:
     # aligned to the bottom right, the last `length` rows of a keys x keys triangle
     above = length * (2 * keys - length) if mask == "bottom" and length <= keys else None
     return _attention(
-        node, q.numel // width * keys, width + v.shape[-1], length, keys,
-        is_causal=mask != "", pairs=above,
+        node,
+        q.numel // width * keys,
+        width + v.shape[-1],
+        length,
+        keys,
+        is_causal=mask != "",
+        pairs=above,
     )
 
 

@@ -1,12 +1,13 @@
 """Memory over a run, by liveness: what is held at each step, and what is held at the peak."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from ridgeline.cost.backward import differentiable, saved_by
-from ridgeline.cost.work import Optimizer, Part, Recompute, Work
-from ridgeline.graph import Graph, InputKind, Node, Phase, Ref
+from ridgeline.cost.work import Optimizer, Part, Work, layer_of
+from ridgeline.graph import Category, Graph, InputKind, Node, Phase, Ref
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,8 @@ class MemoryProfile:
     """Bytes held over one run. curve: (work name, bytes held while it runs), in order.
 
     The parts: weights, kv_cache (buffers the graph updates), inputs, gradients and optimizer
-    state are held throughout; activations come and go.
+    state are held throughout; activations come and go. saved_bytes: activations that autograd
+    keeps from forward to backward.
     """
 
     weight_bytes: int
@@ -32,6 +34,7 @@ class MemoryProfile:
     input_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
+    saved_bytes: int
     curve: tuple[tuple[str, int], ...]
     peak_bytes: int
     peak_at: str
@@ -59,38 +62,25 @@ def memory_profile(
     works: Sequence[Work],
     *,
     optimizer: Optimizer,
-    recompute: Recompute = Recompute.NONE,
 ) -> MemoryProfile:
     """Liveness over the works in order: a value is held from its node to its last reader.
 
     Views share their source's memory, and a buffer that the graph updates is updated in place.
     When training, what autograd saves is held until the backward that reads it, once per repeat.
     """
-    is_training = graph.phase is Phase.TRAIN
-    sizes = _Sizes(graph)
-    extents = _extents(graph, works, sizes, recompute) if works else {}
-    persistent = _persistent(graph, optimizer if is_training else None)
-    base = sum(persistent.values())
-    changes: dict[int, int] = defaultdict(int)
-    for key, (start, end) in extents.items():
-        changes[start] += sizes.nbytes[key]
-        changes[end + 1] -= sizes.nbytes[key]
-    curve, held = [], base
-    for index, work in enumerate(works):
-        held += changes[index]
-        curve.append((work.name, held))
+    persistent = _persistent(graph, optimizer if graph.phase is Phase.TRAIN else None)
+    held, saved_bytes = _intervals(graph, works)
+    curve = _curve(works, held.values(), sum(persistent.values()))
     at = max(range(len(curve)), key=lambda i: curve[i][1], default=0)
     live = [
-        LiveTensor(
-            name=str(key), nbytes=sizes.nbytes[key], what="activation", module=sizes.module(key)
-        )
-        for key, (start, end) in extents.items()
-        if start <= at <= end
-    ]
-    held_throughout = [
         LiveTensor(name=name, nbytes=nbytes, what="persistent")
         for name, nbytes in persistent.items()
         if nbytes
+    ]
+    live += [
+        LiveTensor(name=name, nbytes=i.nbytes, what="activation", module=i.module)
+        for name, i in held.items()
+        if i.start <= at <= i.end
     ]
     return MemoryProfile(
         weight_bytes=persistent["weights"],
@@ -98,11 +88,23 @@ def memory_profile(
         input_bytes=persistent["inputs"],
         gradient_bytes=persistent["gradients"],
         optimizer_bytes=persistent["optimizer state"],
-        curve=tuple(curve),
-        peak_bytes=curve[at][1] if curve else base,
+        saved_bytes=saved_bytes,
+        curve=curve,
+        peak_bytes=curve[at][1] if curve else sum(persistent.values()),
         peak_at=curve[at][0] if curve else "",
-        live_at_peak=tuple(sorted([*held_throughout, *live], key=lambda t: -t.nbytes)),
+        live_at_peak=tuple(sorted(live, key=lambda t: -t.nbytes)),
     )
+
+
+def _curve(
+    works: Sequence[Work], intervals: Iterable["_Interval"], base: int
+) -> tuple[tuple[str, int], ...]:
+    changes: dict[int, int] = defaultdict(int)
+    for interval in intervals:
+        changes[interval.start] += interval.nbytes
+        changes[interval.end + 1] -= interval.nbytes
+    held = accumulate(changes[i] for i in range(len(works)))
+    return tuple((work.name, base + nbytes) for work, nbytes in zip(works, held, strict=True))
 
 
 def _persistent(graph: Graph, optimizer: Optimizer | None) -> dict[str, int]:
@@ -122,25 +124,45 @@ def _persistent(graph: Graph, optimizer: Optimizer | None) -> dict[str, int]:
     }
 
 
-class _Sizes:
-    """Where each value lives and how large that is."""
+@dataclass(slots=True)
+class _Interval:
+    """Memory held from one work to another, both included."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.nbytes: dict[Ref, int] = {}
-        self._nodes: dict[str, Node] = {n.name: n for n in graph.nodes}
-        self.root = _roots(graph)
-        for node in graph.nodes:
-            for k, spec in enumerate(node.outputs):
-                if self.root[Ref(node.name, k)] == Ref(node.name, k):
-                    self.nbytes[Ref(node.name, k)] = spec.nbytes
+    nbytes: int
+    start: int
+    end: int
+    module: str
 
-    def module(self, key: Ref) -> str:
-        node = self._nodes.get(key.name)
-        return node.module if node else ""
+    def extend(self, to: int) -> None:
+        self.end = max(self.end, to)
 
-    def repeat(self, key: Ref) -> int:
-        node = self._nodes.get(key.name)
-        return node.repeat if node else 1
+
+_Held = dict[str, _Interval]
+
+
+def _intervals(graph: Graph, works: Sequence[Work]) -> tuple[_Held, int]:
+    """Every value by name with when it is held, and the bytes kept from forward to backward."""
+    roots = _roots(graph)
+    held: _Held = {}
+    for index, node in enumerate(graph.nodes):
+        for k, spec in enumerate(node.outputs):
+            own = Ref(node.name, k)
+            if roots[own] == own:
+                held[str(own)] = _Interval(spec.nbytes, index, index, node.module)
+        for ref in node.operands:
+            _extend(held, roots[ref], index)
+    for ref in graph.outputs:
+        _extend(held, roots.get(ref, ref), len(graph.nodes) - 1)
+    if graph.phase is not Phase.TRAIN:
+        return held, 0
+    saved_bytes = _keep_saved(graph, works, roots, held)
+    _add_gradients(graph, works, roots, held)
+    return held, saved_bytes
+
+
+def _extend(held: _Held, root: Ref, to: int) -> None:
+    if interval := held.get(str(root)):  # graph inputs are held throughout
+        interval.extend(to)
 
 
 def _roots(graph: Graph) -> Mapping[Ref, Ref]:
@@ -150,93 +172,72 @@ def _roots(graph: Graph) -> Mapping[Ref, Ref]:
     for node in graph.nodes:
         for k in range(len(node.outputs)):
             own = Ref(node.name, k)
-            roots[own] = own
-            if not node.operands:
-                continue
-            source = roots.get(node.operands[0], node.operands[0])
-            is_update = node.row.category.value in ("scatter", "copy") and source in buffers
-            if node.row.is_free or (is_update and node.op != "cat"):
-                roots[own] = source
+            source = roots[node.operands[min(k, len(node.operands) - 1)]] if node.operands else own
+            is_update = _overwrites_first(node) and source in buffers
+            roots[own] = source if node.row.is_free or is_update else own
     return roots
 
 
-def _extents(
-    graph: Graph, works: Sequence[Work], sizes: _Sizes, recompute: Recompute
-) -> dict[Ref, tuple[int, int]]:
-    """value -> (first, last) index of the works during which it is held."""
-    forward = {w.name: i for i, w in enumerate(works) if w.part is Part.FORWARD}
-    backward = {w.node.name: i for i, w in enumerate(works) if w.part is Part.BACKWARD and w.node}
-    extents: dict[Ref, tuple[int, int]] = {}
+def _overwrites_first(node: Node) -> bool:
+    """Whether the node is an in-place update of its first operand, made functional by export."""
+    is_update = node.row.category is Category.SCATTER or node.target.startswith("aten.copy.")
+    return is_update and node.out.shape == node.tensors[0].shape
+
+
+def _keep_saved(graph: Graph, works: Sequence[Work], roots: Mapping[Ref, Ref], held: _Held) -> int:
+    """Holds what autograd saves until the backward of the node that saved it, once per repeat.
+
+    A recomputed layer's own values are held only from its recomputation on, and of one repeat at a
+    time. Returns the bytes kept from forward to backward.
+    """
+    live, layers = differentiable(graph), {n.name: layer_of(n.module) for n in graph.nodes}
+    backward, again = _positions(works, Part.BACKWARD), _positions(works, Part.RECOMPUTE)
+    forward, nodes = _positions(works, Part.FORWARD), {n.name: n for n in graph.nodes}
+    kept: dict[str, int] = {}
     for node in graph.nodes:
-        for k in range(len(node.outputs)):
-            _extend(extents, sizes, Ref(node.name, k), forward[node.name])
-        for ref in node.operands:
-            _extend(extents, sizes, ref, forward[node.name])
-    for ref in graph.outputs:
-        _extend(extents, sizes, ref, len(forward) - 1)
-    if backward:
-        _keep_saved(graph, sizes, extents, backward, recompute)
-        _add_gradients(graph, sizes, extents, backward)
-    return extents
-
-
-def _extend(extents: dict[Ref, tuple[int, int]], sizes: _Sizes, ref: Ref, at: int) -> None:
-    root = sizes.root.get(ref, ref)
-    if root in sizes.nbytes:
-        first, last = extents.get(root, (at, at))
-        extents[root] = (min(first, at), max(last, at))
-
-
-def _keep_saved(
-    graph: Graph,
-    sizes: _Sizes,
-    extents: dict[Ref, tuple[int, int]],
-    backward: Mapping[str, int],
-    recompute: Recompute,
-) -> None:
-    """Saved values stay until the backward of the node that saved them, once per repeat."""
-    kept: set[Ref] = set()
-    for node in graph.nodes:
-        at = backward.get(node.name)
-        if at is None or (recompute is Recompute.FULL and _is_inside(node, graph)):
+        if node.name not in backward:
             continue
-        saved = saved_by(node)
-        refs = [*saved.operands, *([Ref(node.name)] if saved.outputs else [])]
-        for ref in refs:
-            _extend(extents, sizes, ref, at)
-            kept.add(sizes.root.get(ref, ref))
+        saved = saved_by(node, live)
+        refs = [*saved.operands, *(Ref(node.name, k) for k in saved.outputs)]
+        values = {str(roots[ref]): roots[ref].name for ref in refs if str(roots[ref]) in held}
         if saved.extra_bytes:
-            own = Ref(f"{node.name}.saved")
-            sizes.nbytes[own] = saved.extra_bytes * node.repeat
-            extents[own] = (extents.get(Ref(node.name), (at, at))[0], at)
-    for root in kept:
-        if root in sizes.nbytes:
-            sizes.nbytes[root] *= sizes.repeat(root)
+            own = f"{node.name}.saved"
+            held[own] = _Interval(
+                saved.extra_bytes, forward[node.name], forward[node.name], node.module
+            )
+            values[own] = node.name
+        for value, maker in values.items():
+            if maker in again and layers[maker] == layers[node.name]:
+                remade = f"{value}.again"
+                held.setdefault(remade, replace(held[value], start=again[maker], end=again[maker]))
+                held[remade].extend(backward[node.name])
+            else:
+                held[value].extend(backward[node.name])
+                kept[value] = held[value].nbytes * nodes[maker].repeat
+    for value, nbytes in kept.items():
+        held[value].nbytes = nbytes
+    return sum(kept.values())
 
 
-def _is_inside(node: Node, graph: Graph) -> bool:
-    """Whether full recomputation rebuilds what this node saves: it is inside a repeated layer."""
-    return node.repeat > 1 or not graph.repeats
+def _positions(works: Sequence[Work], part: Part) -> dict[str, int]:
+    """node name -> index of its work of this part."""
+    return {w.node.name: i for i, w in enumerate(works) if w.part is part and w.node}
 
 
 def _add_gradients(
-    graph: Graph,
-    sizes: _Sizes,
-    extents: dict[Ref, tuple[int, int]],
-    backward: Mapping[str, int],
+    graph: Graph, works: Sequence[Work], roots: Mapping[Ref, Ref], held: _Held
 ) -> None:
     """An activation's gradient lives from its last reader's backward to its producer's."""
-    live = differentiable(graph)
-    readers: dict[Ref, list[int]] = defaultdict(list)
+    live, backward = differentiable(graph), _positions(works, Part.BACKWARD)
+    first: dict[Ref, int] = {}
     for node in graph.nodes:
         for ref in node.operands:
             if node.name in backward:
-                readers[sizes.root.get(ref, ref)].append(backward[node.name])
+                at = backward[node.name]
+                first[roots[ref]] = min(first.get(roots[ref], at), at)
     for node in graph.nodes:
         ref = Ref(node.name)
-        if node.name not in backward or ref not in live or ref not in sizes.nbytes:
-            continue
-        gradient = Ref(f"{node.name}.gradient")
-        sizes.nbytes[gradient] = node.out.nbytes
-        first = min(readers[ref], default=backward[node.name])
-        extents[gradient] = (min(first, backward[node.name]), backward[node.name])
+        if node.name in backward and ref in live and roots[ref] == ref:
+            end = backward[node.name]
+            start = min(first.get(ref, end), end)
+            held[f"{node.name}.gradient"] = _Interval(node.out.nbytes, start, end, node.module)

@@ -113,6 +113,11 @@ def _adaptive_pool(node: Node) -> OpCost:
     return _moved(node, node.tensors[0].numel)
 
 
+@rule("pool_backward")
+def _pool_backward(node: Node) -> OpCost:
+    return _moved(node, node.out.numel)
+
+
 @category_rule(Category.RESAMPLE)
 def _resample(node: Node) -> OpCost:
     is_nearest = "nearest" in node.target

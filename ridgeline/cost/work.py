@@ -1,8 +1,9 @@
 """Work: every piece of a run, forward, backward and optimizer, with its cost."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import groupby
 
 from ridgeline.cost.backward import backward_of, differentiable
 from ridgeline.cost.op_cost import OpCost
@@ -21,7 +22,10 @@ class Part(Enum):
 
 
 class Recompute(Enum):
-    """What is computed again in backward instead of being kept (Chen et al. 2016)."""
+    """What is computed again in backward instead of being kept (Chen et al. 2016).
+
+    FULL keeps the input of every numbered layer and runs the layer once more.
+    """
 
     NONE = "none"
     FULL = "full"
@@ -106,22 +110,45 @@ def _cost(node: Node, allow_uncounted: bool) -> OpCost:
 
 def _backward(graph: Graph, forward: Sequence[Work], recompute: Recompute) -> Iterator[Work]:
     live = differentiable(graph)
-    folded = bool(graph.repeats)
-    for work in reversed(forward):
-        if work.node is None:
-            continue
-        if recompute is Recompute.FULL and (work.repeat > 1 or not folded):
-            again = OpCost(
-                executed_flops=work.cost.executed_flops,
-                vector_ops=work.cost.vector_ops,
-                special_ops=work.cost.special_ops,
-                read_bytes=work.cost.read_bytes,
-                write_bytes=work.cost.write_bytes,
-            )
-            yield _derived(work, Part.RECOMPUTE, again)
-        cost = backward_of(work.node, work.cost, live)
-        if cost is not None and not work.node.row.is_free:
-            yield _derived(work, Part.BACKWARD, cost)
+    for segment in reversed(segments(graph)):
+        works = [work for work in forward if work.name in segment.names]
+        if recompute is Recompute.FULL and segment.is_layer:
+            yield from (_derived(w, Part.RECOMPUTE, _again(w)) for w in works)
+        for work in reversed(works):
+            cost = backward_of(work.node, work.cost, live) if work.node else None
+            if work.node and cost is not None and not work.node.row.is_free:
+                yield _derived(work, Part.BACKWARD, cost)
+
+
+def _again(work: Work) -> OpCost:
+    """Recomputation costs what forward did, but is no useful work."""
+    return replace(work.cost, flops=0, causal_flops=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Consecutive nodes of one layer, or between layers."""
+
+    layer: str
+    names: tuple[str, ...]
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it lies in a numbered layer, which full recomputation keeps only the input of."""
+        return self.layer != ""
+
+
+def segments(graph: Graph) -> tuple[Segment, ...]:
+    """The graph's nodes in order, cut where the layer changes."""
+    runs = groupby(graph.nodes, key=lambda node: layer_of(node.module))
+    return tuple(Segment(layer=layer, names=tuple(n.name for n in run)) for layer, run in runs)
+
+
+def layer_of(module: str) -> str:
+    """The path of the outermost numbered layer around a module, "model.layers.3"; "" outside."""
+    parts = module.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return "" if number is None else ".".join(parts[: number + 1])
 
 
 def _derived(work: Work, part: Part, cost: OpCost) -> Work:

@@ -1,26 +1,23 @@
-"""The long way from a config to a model: transformers' own classes, in the form each task needs."""
+"""The long way from a config to a model: transformers' own classes, with or without weights."""
 
-import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ridgeline.errors import MissingExtra, TargetError
+from ridgeline.frontends.forms import causal_form, form_of
 from ridgeline.frontends.huggingface import Source
 from ridgeline.frontends.request import LoadedModel, Request, set_mode
-from ridgeline.graph import Phase
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _CAUSAL = "ridgeline_causal"
-_DEFAULT_SIDE = 224
-_DEFAULT_SEQ_ENCODER = 128
 
 
 def load_auto_model(source: Source, request: Request, device: str) -> LoadedModel:
@@ -37,8 +34,10 @@ def load_auto_model(source: Source, request: Request, device: str) -> LoadedMode
     with _silent():
         config = _config(source)
         model_class = _model_class(source, config)
-        form = _form_of(model_class)
-        model = _build(source, request, device, config, model_class, form is _causal)
+        form = form_of(model_class)
+        attention = _supported(model_class, _causal_attention() if form is causal_form else "sdpa")
+        make = _read_weights if device != "meta" and source.has_weights else _build
+        model = make(source, source.dtype(request), device, model_class, config, attention)
     set_mode(model, request.phase)
     with torch.device(device):
         module, inputs = form(model, source, request)
@@ -92,37 +91,26 @@ def _model_class(source: Source, config: "PretrainedConfig") -> type["PreTrained
     ):
         if type(config) in mapping:
             found = mapping[type(config)]
-            return found[0] if isinstance(found, tuple) else found
+            first = found[0] if isinstance(found, tuple) else found
+            return cast("type[PreTrainedModel]", first)
     raise TargetError(f"{source.name}: transformers has no model for {config.model_type!r}.")
 
 
 def _build(
     source: Source,
-    request: Request,
+    dtype: torch.dtype,
     device: str,
-    config: "PretrainedConfig",
     model_class: type["PreTrainedModel"],
-    is_causal: bool,
+    config: "PretrainedConfig",
+    attention: str,
 ) -> "PreTrainedModel":
-    dtype = source.dtype(request)
-    attention = _causal_attention() if is_causal else "sdpa"
-    if device != "meta" and source.has_weights:
-        _require_inside(source.folder)
-        model = model_class.from_pretrained(
-            source.folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            attn_implementation=_supported(model_class, attention),
-        )
-        return model.to(device)
+    """The model without weights on meta, with random ones elsewhere."""
     from transformers.initialization import no_init_weights
 
     try:
         with torch.device(device), no_init_weights() if device == "meta" else nullcontext():
-            model = model_class._from_config(
-                config, dtype=dtype, attn_implementation=_supported(model_class, attention)
+            model: PreTrainedModel = model_class._from_config(  # type: ignore[no-untyped-call]
+                config, dtype=dtype, attn_implementation=attention
             )
     except Exception as error:  # a config can break a model's constructor in any way
         raise TargetError(
@@ -130,6 +118,40 @@ def _build(
             f"{_first_line(error)}"
         ) from error
     model.tie_weights()
+    return model
+
+
+def _read_weights(
+    source: Source,
+    dtype: torch.dtype,
+    device: str,
+    model_class: type["PreTrainedModel"],
+    config: "PretrainedConfig",
+    attention: str,
+) -> "PreTrainedModel":
+    """The model with the safetensors beside its config; all of its weights must be there."""
+    _require_inside(source.folder)
+    try:
+        loaded: Any = model_class.from_pretrained(
+            source.folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    except Exception as error:  # damaged files raise the errors of three libraries
+        raise TargetError(
+            f"cannot read the weights in {source.folder}: {_first_line(error)}"
+        ) from error
+    model, found = cast("tuple[PreTrainedModel, dict[str, set[str]]]", loaded)
+    if found["missing_keys"]:
+        raise TargetError(
+            f"the weights in {source.folder} lack {sorted(found['missing_keys'])[0]} of "
+            f"{model_class.__name__}; name the right class in architectures of config.json."
+        )
+    nn.Module.to(model, device)
     return model
 
 
@@ -152,174 +174,6 @@ def _require_inside(folder: Path) -> None:
                 raise TargetError(f"{index} names {name!r}, which is no file of its folder.")
 
 
-Form = Callable[
-    ["PreTrainedModel", Source, Request], tuple[nn.Module, tuple[Tensor, ...]]
-]
-
-
-def _form_of(model_class: type["PreTrainedModel"]) -> Form:
-    """How the task of a model class is fed. Raises TargetError for sound, video and the like."""
-    names = inspect.signature(model_class.forward).parameters
-    if "input_ids" in names and "decoder_input_ids" in names:
-        return _seq2seq
-    if "input_ids" not in names and "pixel_values" in names:
-        return _image
-    if "input_ids" in names and "pixel_values" not in names:
-        return _causal if "logits_to_keep" in names or _is_causal_head(model_class) else _encoder
-    raise TargetError(
-        f"{model_class.__name__} takes {', '.join(list(names)[1:4])}; only text and image models "
-        "have default inputs. Make them in a FILE.py:FUNCTION."
-    )
-
-
-def _is_causal_head(model_class: type["PreTrainedModel"]) -> bool:
-    return model_class.__name__.endswith(("ForCausalLM", "LMHeadModel"))
-
-
-class Tokens(nn.Module):
-    """A text encoder as a module of (ids, mask) that returns its main output."""
-
-    def __init__(self, lm: nn.Module) -> None:
-        super().__init__()
-        self.lm = lm
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return _main(self.lm(input_ids=input_ids, attention_mask=attention_mask))
-
-
-class Image(nn.Module):
-    """An image model as a module of pixels that returns its main output."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return _main(self.model(pixel_values=pixel_values))
-
-
-class Translate(nn.Module):
-    """An encoder-decoder as a module of (ids, mask, decoder ids) that returns its main output."""
-
-    def __init__(self, lm: nn.Module) -> None:
-        super().__init__()
-        self.lm = lm
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor
-    ) -> Tensor:
-        return _main(
-            self.lm(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                decoder_input_ids=decoder_input_ids,
-                use_cache=False,
-            )
-        )
-
-
-class Causal(nn.Module):
-    """A causal language model as a module of ids that returns logits, without or with a cache.
-
-    past: tokens already in the cache; `None` runs without one.
-    """
-
-    def __init__(self, lm: "PreTrainedModel", *, past: int | None, batch: int, tokens: int) -> None:
-        super().__init__()
-        self.lm, self.past, self.cache = lm, past or 0, None
-        if past is not None:
-            from ridgeline.frontends.kv_cache import make_cache
-
-            self.cache = make_cache(lm, batch=batch, past=past, tokens=tokens)
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        batch, tokens = input_ids.shape
-        options: dict[str, object] = {"use_cache": self.cache is not None}
-        if self.cache is not None:
-            options["past_key_values"] = self.cache
-            options["logits_to_keep"] = 1
-        names = inspect.signature(self.lm.forward).parameters
-        positions_BT = torch.arange(self.past, self.past + tokens, device=input_ids.device)
-        options["position_ids"] = positions_BT.expand(batch, -1)
-        options["attention_mask"] = input_ids.new_ones(batch, self.past + tokens)
-        return _main(
-            self.lm(input_ids=input_ids, **{k: v for k, v in options.items() if k in names})
-        )
-
-
-def _main(output: object) -> Tensor:
-    """Logits where the model has them, else its last hidden state or first tensor."""
-    for name in ("logits", "last_hidden_state"):
-        value = getattr(output, name, None)
-        if isinstance(value, Tensor):
-            return value
-    values = output.to_tuple() if hasattr(output, "to_tuple") else output
-    if isinstance(values, tuple) and values and isinstance(values[0], Tensor):
-        return values[0]
-    raise TypeError(f"the model returned {type(output).__name__}, which holds no main tensor")
-
-
-def _causal(
-    model: "PreTrainedModel", source: Source, request: Request
-) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    batch, seq = request.batch or 1, request.seq or source.default_seq()
-    past: int | None = None
-    tokens = seq
-    if request.phase is Phase.PREFILL:
-        past = 0
-        if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-            request.require_phase(Phase.FORWARD, Phase.TRAIN, Phase.DECODE)
-    elif request.phase is Phase.DECODE:
-        past, tokens = request.cache or source.default_seq() - 1, 1
-    module = Causal(model, past=past, batch=batch, tokens=tokens)
-    for buffer in module.buffers():
-        if past and buffer.dim() == 4:
-            buffer.normal_()  # zeros in the cache would hide mistakes
-    return module, (_ids(model, batch, tokens),)
-
-
-def _encoder(
-    model: "PreTrainedModel", source: Source, request: Request
-) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    request.require_phase(Phase.FORWARD, Phase.TRAIN)
-    ids = _ids(model, request.batch or 1, _encoder_seq(source, request))
-    return Tokens(model), (ids, torch.ones_like(ids))
-
-
-def _seq2seq(
-    model: "PreTrainedModel", source: Source, request: Request
-) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    request.require_phase(Phase.FORWARD, Phase.TRAIN)
-    seq = _encoder_seq(source, request)
-    ids, targets = (_ids(model, request.batch or 1, seq) for _ in range(2))
-    return Translate(model), (ids, torch.ones_like(ids), targets)
-
-
-def _image(
-    model: "PreTrainedModel", source: Source, request: Request
-) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    request.require_phase(Phase.FORWARD, Phase.TRAIN)
-    own = getattr(model.config, "image_size", None) or _DEFAULT_SIDE
-    height, width = own if isinstance(own, list | tuple) else (own, own)
-    if request.seq is not None:
-        if hasattr(model.config, "patch_size") and (request.seq, request.seq) != (height, width):
-            raise TargetError(
-                f"--seq {request.seq}: {source.name} takes images of {height} x {width} pixels."
-            )
-        height = width = request.seq
-    channels = getattr(model.config, "num_channels", 3)
-    pixels = torch.randn(request.batch or 1, channels, height, width, dtype=model.dtype)
-    return Image(model), (pixels,)
-
-
-def _encoder_seq(source: Source, request: Request) -> int:
-    return request.seq or min(_DEFAULT_SEQ_ENCODER, source.default_seq())
-
-
-def _ids(model: "PreTrainedModel", batch: int, seq: int) -> Tensor:
-    return torch.randint(int(model.config.get_text_config(decoder=True).vocab_size), (batch, seq))
-
-
 def _causal_attention() -> str:
     """Registers sdpa without masks where the causal flag says it all; returns its name.
 
@@ -338,24 +192,34 @@ def _causal_mask(
     batch_size: int,
     q_length: int,
     kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
     local_size: int | None = None,
     allow_is_causal_skip: bool = True,
-    attention_mask: Tensor | None = None,
-    **rest: object,
+    mask_function: Callable[..., Tensor] | None = None,
+    device: torch.device | str = "cpu",
+    use_vmap: bool = False,
+    **ignored: object,
 ) -> Tensor | None:
-    from transformers.masking_utils import sdpa_mask
+    """The mask transformers asks for: None where the causal flag, or a single query, needs none."""
+    from transformers.masking_utils import causal_mask_function, sdpa_mask
 
     is_local = local_size is not None and kv_length >= local_size
     if q_length == 1 or (allow_is_causal_skip and not is_local and q_length == kv_length):
         return None
-    return sdpa_mask(  # type: ignore[no-any-return]
+    mask: Tensor | None = sdpa_mask(
         batch_size=batch_size,
         q_length=q_length,
         kv_length=kv_length,
+        q_offset=q_offset,
+        kv_offset=kv_offset,
+        mask_function=mask_function or causal_mask_function,
         local_size=local_size,
         allow_is_causal_skip=False,
-        **rest,
+        use_vmap=use_vmap,
+        device=device,
     )
+    return mask
 
 
 @contextmanager
@@ -365,14 +229,14 @@ def _silent() -> Iterator[None]:
 
     level = logging.get_verbosity()
     had_bars = logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(level)
         if had_bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _first_line(error: Exception) -> str:

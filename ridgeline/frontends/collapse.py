@@ -10,6 +10,7 @@ import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
@@ -44,7 +45,8 @@ class _Run:
         outputs = [leaf for leaf in tree_leaves(self.output) if isinstance(leaf, Tensor)]
         self.is_exact &= self.calls > 0 and len(inputs) == len(self.inputs)
         self.is_exact &= all(
-            _is_alike(mine, first, outputs) for mine, first in zip(inputs, self.inputs, strict=False)
+            _is_alike(mine, first, outputs)
+            for mine, first in zip(inputs, self.inputs, strict=False)
         )
         self.calls += 1
         return self.output
@@ -79,7 +81,7 @@ class _StandIn(nn.Module):
         super().__init__()
         self.__dict__["_layer"], self.__dict__["_run"] = layer, run
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_layer"], name)
 
     def forward(self, *args: object, **kwargs: object) -> object:
@@ -177,7 +179,20 @@ def _reporting(name: str) -> Callable[..., object]:
     return method
 
 
-for _name in ("lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "truediv", "floordiv", "mod"):
+for _name in (
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "eq",
+    "ne",
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+):
     setattr(_Index, f"__{_name}__", _reporting(f"__{_name}__"))
 for _name in ("radd", "rsub", "rmul", "rtruediv", "rfloordiv", "rmod", "pow", "and", "bool"):
     setattr(_Index, f"__{_name}__", _reporting(f"__{_name}__"))

@@ -99,9 +99,7 @@ def is_decoder(config: Config) -> bool:
     required = {**_REQUIRED_EVERYWHERE, **family.required}
     known = _COMMON | _IRRELEVANT | family.keys | required.keys() | {"layer_types"}
     unknown = {key for key, value in config.items() if value is not None} - known
-    return not unknown and all(
-        config.get(key) in (None, value) for key, value in required.items()
-    )
+    return not unknown and all(config.get(key) in (None, value) for key, value in required.items())
 
 
 def decoder_config(config: Config, name: str) -> DecoderConfig:

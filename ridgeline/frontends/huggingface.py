@@ -64,12 +64,9 @@ class Source:
 
 def is_huggingface(target: str) -> bool:
     """Whether the target is a folder, a JSON file or looks like a hub id."""
-    return (
-        target.endswith(".json")
-        or Path(target).is_dir()
-        or (bool(_HUB_ID.fullmatch(target)) and not Path(target).suffix)
-        or (bool(_HUB_ID.fullmatch(target)) and not Path(target).parent.is_dir())
-    )
+    path = Path(target)
+    is_hub_id = bool(_HUB_ID.fullmatch(target)) and not path.parent.is_dir()
+    return target.endswith(".json") or is_hub_id or (bool(target) and path.is_dir())
 
 
 def load_huggingface(request: Request, device: str) -> LoadedModel:
@@ -115,7 +112,9 @@ def find_source(target: str, *, with_weights: bool) -> Source:
     if path.is_dir():
         file = path / _CONFIG
         if not file.is_file():
-            raise TargetError(f"folder {path} holds no {_CONFIG}; give a Hugging Face model folder.")
+            raise TargetError(
+                f"folder {path} holds no {_CONFIG}; give a Hugging Face model folder."
+            )
         return _source(path.resolve().name, file)
     if path.is_file():
         name = path.resolve().parent.name if path.name == _CONFIG else path.stem
@@ -135,7 +134,9 @@ def _source(name: str, file: Path) -> Source:
 def _read(file: Path) -> dict[str, object]:
     try:
         if file.stat().st_size > _MAX_CONFIG_BYTES:
-            raise TargetError(f"{file} is {file.stat().st_size} bytes; no model config is so large.")
+            raise TargetError(
+                f"{file} is {file.stat().st_size} bytes; no model config is so large."
+            )
         config = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise TargetError(f"cannot read {file}: {error.strerror}.") from error

@@ -13,13 +13,13 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from ridgeline.errors import TargetError
 
 
-class BufferLayer(CacheLayerMixin):
+class BufferLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's part of the cache. past: tokens it has seen; window: how many it keeps."""
 
     is_compileable = True
 
     def __init__(self, attention: nn.Module, *, past: int, window: int | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.attention, self.past = attention, past
         self.window, self.is_sliding = window, window is not None
 
@@ -31,7 +31,8 @@ class BufferLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         """Writes the new tokens in place; returns what they attend to."""
         k_BKLd, v_BKLd = self.attention.k_cache, self.attention.v_cache
-        assert isinstance(k_BKLd, Tensor) and isinstance(v_BKLd, Tensor)
+        assert isinstance(k_BKLd, Tensor)
+        assert isinstance(v_BKLd, Tensor)
         for new, buffer in ((key_states, k_BKLd), (value_states, v_BKLd)):
             if new.shape[1] != buffer.shape[1] or new.shape[3] != buffer.shape[3]:
                 raise ValueError(f"keys or values {tuple(new.shape)} for a cache {buffer.shape}")
@@ -62,7 +63,7 @@ class BufferCache(Cache):
     """The layers' buffers as transformers' cache; `update` looks the layer up by its number."""
 
     def __init__(self, layers: list[BufferLayer]) -> None:
-        super().__init__(layers=layers)
+        super().__init__(layers=[*layers])
         self.parts = layers
 
     def update(
@@ -109,7 +110,7 @@ def _attentions(model: nn.Module) -> list[nn.Module]:
         if "Attention" in type(module).__name__
         and isinstance(getattr(module, "layer_idx", None), int)
     }
-    return [found[number] for number in sorted(found)]  # type: ignore[index,type-var]
+    return [found[number] for number in sorted(found)]  # type: ignore[type-var]
 
 
 def _window(config: PretrainedConfig, number: int) -> int | None:

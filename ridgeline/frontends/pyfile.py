@@ -74,11 +74,11 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:  # foreign code may raise anything, even exit
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else 0
+        line = (
+            error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else 0
+        )
         reason = (str(error).splitlines() or [""])[0]
-        raise TargetError(
-            f"{path}:{line} raised {type(error).__name__}: {reason[:300]}"
-        ) from error
+        raise TargetError(f"{path}:{line} raised {type(error).__name__}: {reason[:300]}") from error
 
 
 def _run(path: Path) -> ModuleType:
@@ -108,9 +108,7 @@ def _find(module: ModuleType, path: Path, function: str) -> Callable[[], object]
     )
 
 
-def _unpack(
-    made: object, target: str
-) -> tuple[nn.Module, tuple[object, ...], dict[str, object]]:
+def _unpack(made: object, target: str) -> tuple[nn.Module, tuple[object, ...], dict[str, object]]:
     parts = made if isinstance(made, tuple) else (made,)
     if not 1 <= len(parts) <= 3 or not isinstance(parts[0], nn.Module):
         what = ", ".join(type(p).__name__ for p in parts[:4])
@@ -134,6 +132,5 @@ def _needs_inputs(module: nn.Module) -> bool:
     """Whether `forward` has a parameter without a default."""
     parameters = inspect.signature(module.forward).parameters.values()
     return any(
-        p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        for p in parameters
+        p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters
     ) or isinstance(module, nn.Sequential)

@@ -64,4 +64,6 @@ def _kind_of(target: str) -> Kind:
         if kind.matches(target):
             return kind
     patterns = "; ".join(kind.pattern for kind in KINDS)
-    raise TargetError(f"{target!r} is no file, folder or name that exists. A target is: {patterns}.")
+    raise TargetError(
+        f"{target!r} is no file, folder or name that exists. A target is: {patterns}."
+    )

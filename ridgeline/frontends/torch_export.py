@@ -1,5 +1,6 @@
 """From any `torch.nn.Module` to a Graph, through `torch.export`."""
 
+import gc
 import io
 import logging
 import warnings
@@ -50,8 +51,21 @@ def capture(
     title = name or type(model).__name__
     args = tuple(example_inputs)
     trace = partial(export, model, args, kwargs, dynamic, title, is_trusted=is_trusted)
-    program, repeats = (fold_layers and _folded(model, trace)) or (trace(), {})
-    return _graph(title, program, phase, repeats)
+    with _paused_garbage_collection():
+        program, repeats = (fold_layers and _folded(model, trace)) or (trace(), {})
+        return _graph(title, program, phase, repeats)
+
+
+@contextmanager
+def _paused_garbage_collection() -> Iterator[None]:
+    """Export allocates much and drops little: collecting meanwhile takes a quarter of its time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _folded(
@@ -75,9 +89,7 @@ def _folded(
     return None
 
 
-def _graph(
-    title: str, program: ExportedProgram, phase: Phase, repeats: Mapping[str, int]
-) -> Graph:
+def _graph(title: str, program: ExportedProgram, phase: Phase, repeats: Mapping[str, int]) -> Graph:
     """The graph of a program, read at once so that sizes without a value fail here."""
     graph = Graph(name=title, program=program, phase=phase, repeats=repeats)
     try:
@@ -104,9 +116,9 @@ def export(
     if not is_trusted:
         _require_same(title, program, _trace(model, args, kwargs, dynamic, title))
     with _quiet():
-        program = program.run_decompositions({})
-    drop_noise(program)
-    return program
+        functional: ExportedProgram = program.run_decompositions({})
+    drop_noise(functional)
+    return functional
 
 
 def _trace(

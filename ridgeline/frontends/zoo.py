@@ -36,8 +36,8 @@ def load_zoo(request: Request, device: str) -> LoadedModel:
             module, inputs = workload.forms[_form(request.phase)](model, sizes)
         except ValueError as error:
             raise TargetError(f"{request.target} cannot take these sizes: {error}.") from error
-    inputs = tuple(cast(i, request.torch_dtype) for i in inputs)
-    return LoadedModel(module=module, inputs=inputs, name=name, is_trusted=True)
+    floats = tuple(cast(i, request.torch_dtype) for i in inputs)
+    return LoadedModel(module=module, inputs=floats, name=name, is_trusted=True)
 
 
 def _form(phase: Phase) -> str:

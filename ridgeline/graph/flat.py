@@ -31,11 +31,12 @@ def flat_module(graph: Graph) -> fx.GraphModule:
             "that runs; capture it with real weights and fold_layers=False."
         )
     module = copy.deepcopy(graph.program.graph_module)
-    nodes = {n.name: n for n in module.graph.nodes if n.op == "placeholder"}
+    # by position, for a copy of an FX graph renames a placeholder called like a builtin ("input")
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     values: dict[str, fx.Node] = {}
     written = {s.target for s in graph.program.graph_signature.output_specs if s.target}
-    for index, spec in enumerate(graph.program.graph_signature.input_specs):
-        node = nodes[spec.arg.name]
+    specs = graph.program.graph_signature.input_specs
+    for index, (spec, node) in enumerate(zip(specs, placeholders, strict=True)):
         if spec.kind in _WEIGHTS:
             values[spec.target or ""] = _attach(module, graph, spec, node, index, written)
         elif isinstance(spec.arg, ConstantArgument):

@@ -116,8 +116,11 @@ class Graph:
         roots = {Ref(i.name): Ref(i.name) for i in self.inputs}
         for node in self.nodes:
             for k in range(len(node.outputs)):
+                own = Ref(node.name, k)
                 is_view = node.row.is_free and bool(node.operands)
-                roots[Ref(node.name, k)] = roots[node.operands[0]] if is_view else Ref(node.name, k)
+                # output k of a view of many values (broadcast_tensors) is a view of the k-th
+                source = node.operands[min(k, len(node.operands) - 1)] if is_view else own
+                roots[own] = roots[source] if is_view else own
         return roots
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ridgeline.cost import Estimate, Execution, estimate
+from ridgeline.cost.advice import Advice, advise
 from ridgeline.cost.roofline import roofline_times
 from ridgeline.cost.work import Work, work_of
 from ridgeline.errors import GraphError
@@ -18,7 +19,7 @@ from ridgeline.profile.nodes import KindProfile, MemoryPoint, NodeProfile
 class Profile:
     """A run beside its estimate. estimate: eager, at the achievable ceiling. bound_s: the time no
     execution here can beat; gaps: what stands between, largest first, adding up to the measured
-    time less the bound.
+    time less the bound. advice: what would help, priced by the estimate.
     """
 
     graph: str
@@ -31,11 +32,12 @@ class Profile:
     kinds: tuple[KindProfile, ...]
     memory: tuple[MemoryPoint, ...]
     gaps: tuple[Gap, ...]
+    advice: tuple[Advice, ...]
 
     @property
     def measured_s(self) -> float:
-        """The whole program, called at once."""
-        return self.run.whole.time_s
+        """The whole program, called at once, less what other programs on the machine cost it."""
+        return self.run.time_s
 
     @property
     def predicted_s(self) -> float:
@@ -95,6 +97,7 @@ def breakdown(
         kinds=_kinds(nodes),
         memory=_memory(run, eager),
         gaps=gaps_of(graph, run, nodes, machine, eager.totals.roofline_s),
+        advice=advise(graph, eager),
     )
 
 

@@ -81,7 +81,7 @@ class CudaClock:
 
     def mark(self) -> object:
         """An event recorded now."""
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         return event
 

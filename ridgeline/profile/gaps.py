@@ -36,7 +36,6 @@ class GapKind(Enum):
     RELEASE = "release"
     STATE = "state"
     GLUE = "glue"
-    INTERRUPTIONS = "interruptions"
     UNEXPLAINED = "unexplained"
 
 
@@ -71,7 +70,7 @@ class _Cut:
 def gaps_of(
     graph: Graph, run: Run, nodes: Sequence[NodeProfile], machine: Machine, bound_s: float
 ) -> tuple[Gap, ...]:
-    """The parts of `run.whole.time_s - bound_s`, largest first; the last resort is named too."""
+    """The parts of `run.time_s - bound_s`, largest first; what nothing explains is one of them."""
     cuts = [_cut(node, bool(machine.kernels)) for node in nodes if not node.is_view]
     attention = {n for chain in unfused_attention(graph) for n in chain}
     gaps = [
@@ -158,7 +157,8 @@ def _reach(members: Sequence[_Cut]) -> str:
     work_s = sum(c.work_s for c in members)
     roof_s = sum(c.node.achievable_s for c in members)
     flops = sum(c.node.flops for c in members)
-    is_compute = flops and members[0].node.bound == "compute"
+    compute_s = sum(c.node.achievable_s for c in members if c.node.bound == "compute")
+    is_compute = flops and compute_s > roof_s / 2
     amount, unit = (
         (flops, "FLOP") if is_compute else (sum(c.node.moved_bytes for c in members), "B")
     )
@@ -233,12 +233,6 @@ def _outside_gaps(run: Run) -> Iterator[Gap]:
     yield Gap(kind=GapKind.RELEASE, what="giving memory back", time_s=run.release_s)
     yield Gap(kind=GapKind.STATE, what="writing new state to its buffers", time_s=run.state_s)
     yield Gap(kind=GapKind.GLUE, what="Python between the nodes", time_s=run.glue_s)
-    yield Gap(
-        kind=GapKind.INTERRUPTIONS,
-        what=f"other programs on this machine: {run.whole.num_clean} of {run.whole.num_samples} "
-        "whole runs were undisturbed",
-        time_s=run.interruptions_s,
-    )
     yield Gap(
         kind=GapKind.UNEXPLAINED,
         what="unexplained: the whole program against its parts (caches, order, noise)",

@@ -1,9 +1,10 @@
 """A graph as a list of steps to run one by one, each freeing what nobody reads any more."""
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from torch import Tensor, fx
 
@@ -29,22 +30,16 @@ class StepKind(Enum):
 class Step:
     """One call. frees: the values that it is the last to read, itself if nobody reads it."""
 
+    name: str
     node: fx.Node
     call: Call
     kind: StepKind
     frees: tuple[fx.Node, ...]
 
-    @property
-    def name(self) -> str:
-        """The graph node's name."""
-        return self.node.name
-
     def bind(self, values: Values) -> tuple[tuple[object, ...], dict[str, object]]:
         """Arguments to call it with."""
-        args = fx.map_arg(self.node.args, values.__getitem__)
-        kwargs = fx.map_arg(self.node.kwargs, values.__getitem__)
-        assert isinstance(args, tuple)
-        return args, dict(kwargs)
+        args, kwargs = _look_up((self.node.args, dict(self.node.kwargs)), values)
+        return args, kwargs
 
     def free(self, values: Values) -> None:
         """Lets go of the values that nobody will read."""
@@ -65,13 +60,7 @@ class Interpreter:
         given = example_inputs(graph) if inputs is None else tuple(inputs)
         check_inputs(graph, given)
         self.inputs = tuple(x.detach().clone() for x in given)  # the graph may write into them
-        names = {node.name for node in graph.nodes}
-        last = _last_reads(self.module.graph)
-        self.steps = tuple(
-            Step(node, _callable(node), _kind(node, names), last.get(node, ()))
-            for node in self.module.graph.nodes
-            if node.op == "call_function"
-        )
+        self.steps = tuple(_steps(graph, self.module))
 
     def start(self) -> Values:
         """The values before the first step: inputs, weights and state."""
@@ -85,8 +74,7 @@ class Interpreter:
 
     def results(self, values: Values) -> tuple[Tensor, ...]:
         """What the graph returns, taken from the values after the last step."""
-        results = fx.map_arg(self.module.graph.output_node().args[0], values.__getitem__)
-        assert isinstance(results, tuple)
+        results = _look_up(self.module.graph.output_node().args[0], values)
         return tuple(r for r in results if isinstance(r, Tensor))
 
     def run(self) -> tuple[Tensor, ...]:
@@ -98,6 +86,11 @@ class Interpreter:
             del args, kwargs
             step.free(values)
         return self.results(values)
+
+
+def _look_up(argument: Any, values: Values) -> Any:
+    """An FX argument with every node in it replaced by its value."""
+    return fx.map_arg(argument, values.__getitem__)  # type: ignore[arg-type]
 
 
 def _last_reads(graph: fx.Graph) -> Mapping[fx.Node, tuple[fx.Node, ...]]:
@@ -115,15 +108,23 @@ def _last_reads(graph: fx.Graph) -> Mapping[fx.Node, tuple[fx.Node, ...]]:
     return last
 
 
-def _callable(node: fx.Node) -> Call:
-    assert callable(node.target)
-    return node.target
+def _steps(graph: Graph, module: fx.GraphModule) -> Iterator[Step]:
+    """The calls of `module`, which are those of the program, then writes of state."""
+    known = {node.name for node in graph.nodes}
+    names = (n.name for n in graph.program.graph.nodes if n.op == "call_function")
+    last = _last_reads(module.graph)
+    for node in module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        assert callable(node.target)
+        name = next(names, "")  # "" for a write of state, which the program does not have
+        kind = _kind(node, name, known)
+        yield Step(name or node.name, node, node.target, kind, last.get(node, ()))
 
 
-def _kind(node: fx.Node, names: set[str]) -> StepKind:
+def _kind(node: fx.Node, name: str, known: set[str]) -> StepKind:
     if node.target is operator.getitem:
         return StepKind.LOOKUP
-    if node.name in names:
-        return StepKind.NODE
-    is_tensor = isinstance(node.meta.get("val"), Tensor) or "copy_" in str(node.target)
-    return StepKind.STATE if is_tensor else StepKind.SIZE
+    if not name:
+        return StepKind.STATE
+    return StepKind.NODE if name in known else StepKind.SIZE

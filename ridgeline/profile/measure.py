@@ -91,13 +91,18 @@ class Run:
         return max(0.0, min(excess_s, self.whole.time_s - self.parts_s))
 
     @property
+    def time_s(self) -> float:
+        """The whole, less what disturbances cost it."""
+        return self.whole.time_s - self.interruptions_s
+
+    @property
     def unexplained_s(self) -> float:
         """What is left of the whole; negative if the parts took longer than it."""
-        return self.whole.time_s - self.parts_s - self.interruptions_s
+        return self.time_s - self.parts_s
 
     @property
     def coverage(self) -> float:
-        """The nodes' share of the whole."""
+        """The nodes' share of the whole as it was measured, disturbances included."""
         return self.nodes_s / self.whole.time_s
 
 

@@ -44,7 +44,10 @@ def inspect_page(readings: Sequence[Reading]) -> str:
 def _side_by_side(readings: Sequence[Reading]) -> Section:
     columns = [totals_of(reading) for reading in readings]
     headers = ["quantity", *(column_title(r, readings) for r in readings)]
-    rows = [[Cell(text=name), *(Cell(text=c[name]) for c in columns)] for name in columns[0]]
+    rows = [
+        [Cell(text=name), *(Cell(text=c[name], style="long") for c in columns)]
+        for name in columns[0]
+    ]
     return Section(id="totals", title="Side by side", body=table(headers, rows))
 
 
@@ -62,7 +65,7 @@ def _group(index: int, readings: Sequence[Reading]) -> Group:
     return Group(
         id=key,
         title=title,
-        verdict=". ".join(filter(None, (_sentence(clause(reading)), _sentence(misfit(run))))) + ".",
+        verdict=_group_verdict(reading) if len(readings) > 1 else "",
         sections=(
             *sections,
             _roofline(key, reading),
@@ -74,8 +77,9 @@ def _group(index: int, readings: Sequence[Reading]) -> Group:
     )
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def _group_verdict(reading: Reading) -> str:
+    parts = filter(None, (clause(reading), misfit(reading.estimate)))
+    return " ".join(f"{part[:1].upper()}{part[1:]}." for part in parts)
 
 
 def _totals(key: str, reading: Reading) -> Section:
@@ -227,7 +231,11 @@ def _memory(key: str, reading: Reading) -> Section:
         ("optimizer state", memory.optimizer_bytes),
         ("activations", memory.activation_bytes),
     ]
-    rows = [Bar(label=name, value=n, text=format_bytes(n)) for name, n in held if n]
+    rows = [
+        Bar(label=name, value=n, text=format_bytes(n))
+        for name, n in held
+        if n > 0.001 * memory.peak_bytes
+    ]
     rows.append(
         Bar(
             label="all, at the peak",
@@ -236,7 +244,10 @@ def _memory(key: str, reading: Reading) -> Section:
             style="total",
         )
     )
-    has = f"The line is what {run.machine.name} has: {format_bytes(capacity)}." if capacity else ""
+    # far below the limit, its line would press every bar flat
+    is_near = capacity is not None and memory.peak_bytes > capacity / 4
+    has = f"{run.machine.name} has {format_bytes(capacity)}" if capacity else ""
+    has += ", the line." if is_near else "." if has else ""
     samples = [
         Sample(
             value=nbytes - memory.persistent_bytes,
@@ -249,7 +260,7 @@ def _memory(key: str, reading: Reading) -> Section:
         step_curve(
             samples,
             format_value=format_bytes,
-            x_label="nodes in the order in which they run (a repeated layer is drawn once)",
+            x_label="nodes in execution order, a repeated layer once",
             peak_label=f"peak {format_bytes(memory.activation_bytes)} at {memory.peak_at}",
         )
         if samples
@@ -261,7 +272,7 @@ def _memory(key: str, reading: Reading) -> Section:
         lead=f"What is held at the peak. {has}".strip(),
         body=join(
             [
-                bars(rows, limit=capacity),
+                bars(rows, limit=capacity if is_near else None),
                 element("h4", "Activations over the run"),
                 curve,
                 _live(reading),

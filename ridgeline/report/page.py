@@ -100,7 +100,7 @@ def _group(group: Group) -> Html:
     return element(
         "section",
         element("h2", group.title),
-        element("p", group.verdict, class_="lead"),
+        element("p", group.verdict, class_="lead") if group.verdict else "",
         *(_section(s, "h3") for s in group.sections),
         id=group.id,
         class_="group",
@@ -153,7 +153,7 @@ def table(
     head = element(
         "tr",
         *(
-            element("th", element("button", h, type="button"), class_="n" if is_n else None)
+            element("th", element("button", h, type="button"), class_=_head_class(h, is_n))
             for h, is_n in zip(headers, numeric, strict=True)
         ),
     )
@@ -172,6 +172,10 @@ def table(
     caption = element("p", foot, class_="foot") if foot else Html("")
     inner = element("table", element("thead", head), element("tbody", body), class_="sortable")
     return element("div", search, element("div", inner, class_="scroll"), caption, class_="grid")
+
+
+def _head_class(header: str, is_numeric: bool) -> str | None:
+    return "n" if is_numeric else "bound" if header == "bound" else None
 
 
 def _cell(cell: Cell) -> Html:

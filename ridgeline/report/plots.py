@@ -164,6 +164,7 @@ def _steps(values: Sequence[float], x: Scale, y: Scale) -> str:
 
 
 _MOST_HITS = 240
+_CHARACTER_PX = 7.2  # of bold text at 12 px, on average
 
 
 def _hits(frame: Frame, samples: Sequence[Sample], x: Scale) -> list[Html]:
@@ -188,9 +189,11 @@ def _peak(frame: Frame, samples: Sequence[Sample], x: Scale, y: Scale, label: st
     at = x(index + 0.5)
     share = (at - frame.left) / (frame.x1 - frame.left)
     anchor = "start" if share < 0.3 else "end" if share > 0.7 else "middle"
+    room = int((frame.x1 - frame.left) * (0.9 if anchor != "middle" else 0.6) / _CHARACTER_PX)
+    shown = label if len(label) <= room else f"{label[: room - 1]}…"
     return [
         element("circle", cx=at, cy=y(samples[index].value), r=3.5, class_="mark"),
-        text(at, frame.top - 12, label, anchor=anchor, style="strong"),
+        text(at, frame.top - 12, shown, anchor=anchor, style="strong"),
     ]
 
 

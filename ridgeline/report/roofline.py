@@ -33,7 +33,7 @@ class Roof:
 
 def roofline(roofs: Sequence[Roof], dots: Sequence[Dot]) -> Html:
     """Log-log roofline: FLOP/s over FLOP per byte, roofs with labels, dots sized by their time."""
-    return join([key(), both(lambda frame: _roofline(frame, roofs, dots))])
+    return join([key(), _roof_key(roofs), both(lambda frame: _roofline(frame, roofs, dots))])
 
 
 def _roofline(frame: Frame, roofs: Sequence[Roof], dots: Sequence[Dot]) -> Html:
@@ -53,7 +53,6 @@ def _roofline(frame: Frame, roofs: Sequence[Roof], dots: Sequence[Dot]) -> Html:
     parts = [_log_grid(frame, x, y)]
     parts += [_roof(frame, roof, x, y) for roof in roofs]
     parts += [_dot(dot, x, y) for dot in sorted(dots, key=lambda d: -d.share)]
-    parts += _roof_labels(frame, roofs, x, y)
     return svg(frame, parts, "Roofline: achieved FLOP/s over FLOP per byte")
 
 
@@ -67,11 +66,11 @@ def _log_grid(frame: Frame, x: Scale, y: Scale) -> Html:
     for value in _decades(x, frame.width // 70):
         at = x(value)
         parts.append(line(at, frame.top, at, frame.y0, "grid"))
-        parts.append(text(at, frame.y0 + 16, _short(value), anchor="middle"))
+        parts.append(text(at, frame.y0 + 16, _decade_name(value), anchor="middle"))
     for value in _decades(y, 9):
         at = y(value)
         parts.append(line(frame.left, at, frame.x1, at, "grid"))
-        parts.append(text(frame.left - 6, at + 4, format_count(value), anchor="end"))
+        parts.append(text(frame.left - 6, at + 4, _decade_name(value), anchor="end"))
     parts.append(text(frame.left - 40, 13, "FLOP/s"))
     middle = (frame.left + frame.x1) / 2
     parts.append(text(middle, frame.height - 8, "FLOP per byte moved", anchor="middle"))
@@ -84,8 +83,12 @@ def _decades(scale: Scale, most: int) -> list[float]:
     return [10.0**power for power in range(first, last + 1, step)]
 
 
-def _short(value: float) -> str:
-    return f"{value:g}" if value < 1000 else format_count(value)
+def _decade_name(value: float) -> str:
+    """A power of ten without decimals: 0.1, 1, 10, 100 k, 1 T."""
+    if value < 1000:
+        return f"{value:g}"
+    number, _, prefix = format_count(value).partition(" ")
+    return f"{float(number):g} {prefix}"
 
 
 def _roof(frame: Frame, roof: Roof, x: Scale, y: Scale) -> Html:
@@ -100,18 +103,27 @@ def _roof(frame: Frame, roof: Roof, x: Scale, y: Scale) -> Html:
     return element("path", d=path, class_=f"roof {roof.style}".strip())
 
 
-def _roof_labels(frame: Frame, roofs: Sequence[Roof], x: Scale, y: Scale) -> list[Html]:
-    """Names at the right end of each plateau, moved apart where roofs are close."""
-    labels = []
-    lowest = -math.inf
-    for roof in sorted(roofs, key=lambda r: -r.flops_per_s):
-        plateau = y(roof.flops_per_s)
-        at = plateau - 6 if plateau - 6 > lowest + 14 else max(plateau + 14, lowest + 14)
-        labels.append(
-            text(frame.x1, at, roof.label, anchor="end", style="" if roof.style else "strong")
-        )
-        lowest = at
-    return labels
+def _roof_key(roofs: Sequence[Roof]) -> Html:
+    """The roofs' names and rates, each beside a piece of its line."""
+    stroke = "M0 5L26 5"
+    return element(
+        "div",
+        *(
+            element(
+                "span",
+                element(
+                    "svg",
+                    element("path", d=stroke, class_=f"roof {roof.style}".strip()),
+                    viewBox="0 0 26 10",
+                    class_="swatch",
+                    aria_hidden="true",
+                ),
+                roof.label,
+            )
+            for roof in roofs
+        ),
+        class_="key",
+    )
 
 
 def _dot(dot: Dot, x: Scale, y: Scale) -> Html:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.cost import Bound
+from ridgeline.cost import Bound, Estimate, Execution
 from ridgeline.graph import Phase
 from ridgeline.report.reading import Group, Reading, by_module, by_op, by_part
 from ridgeline.report.verdict import (
@@ -53,19 +53,22 @@ def grid(
     *,
     left: int = 1,
     styles: Sequence[str] = (),
+    text: Sequence[int] = (),
 ) -> None:
-    """Prints a table: the first `left` columns and the last ones of `styles` as text, others right.
+    """Prints a table: the first `left` columns, those in `text` and one with `styles` as text,
+    numbers to the right.
 
     styles: one style per row, for its last column.
     """
     table = Table(box=SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, show_edge=False)
     for index, header in enumerate(headers):
-        is_text = index < left or (bool(styles) and index == len(headers) - 1)
+        is_styled = bool(styles) and index == len(headers) - 1
+        is_text = index < left or index in text or is_styled
         table.add_column(
             header,
             justify="left" if is_text else "right",
-            overflow="fold" if index == 0 else "ellipsis",
-            no_wrap=index > 0,
+            overflow="fold" if is_text else "ellipsis",
+            no_wrap=not is_text,
             header_style="bold",
         )
     for number, row in enumerate(rows):
@@ -117,7 +120,7 @@ def print_breakdown(
         title = f"{reading.target}: {title}"
     if run.phase == Phase.TRAIN.value:
         _groups(console, f"{title}, by part", "part", by_part(reading), top)
-    _groups(console, f"{title}, by module", "module", by_module(reading, top), top)
+    _groups(console, f"{title}, by module", "module", by_module(reading), top)
     _groups(console, f"{title}, by op kind", "op", by_op(reading), top)
     if has_op_list:
         print_op_list(console, reading)
@@ -184,14 +187,20 @@ def totals_of(reading: Reading) -> dict[str, str]:
         "MACs": f"{at_least}{format_count(totals.macs, 'MAC')}",
         "matrix rate": utilisation(run),
         "parameters": f"{format_count(totals.parameters)} ({format_bytes(totals.parameter_bytes)})",
-        "bytes moved": f"{format_bytes(totals.moved_bytes)} fused, "
-        f"{format_bytes(totals.read_bytes + totals.write_bytes)} op by op",
+        "bytes moved": _moved(run),
         "peak memory": format_bytes(totals.peak_memory_bytes),
         "reached at": memory.peak_at or "the start",
         "of which": ", ".join(parts),
         "memory": misfit(run) or fits,
         "intensity": f"{totals.intensity:.1f} FLOP/byte, ridge at {totals.ridge:.0f}",
     }
+
+
+def _moved(run: Estimate) -> str:
+    alone = format_bytes(run.totals.read_bytes + run.totals.write_bytes)
+    if run.execution is Execution.EAGER:
+        return f"{alone} op by op"
+    return f"{format_bytes(run.totals.moved_bytes)} fused, {alone} op by op"
 
 
 def _groups(console: Console, title: str, what: str, groups: Sequence[Group], top: int) -> None:

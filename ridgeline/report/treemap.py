@@ -33,6 +33,8 @@ def treemap(tiles: Sequence[Tile]) -> Html:
 
 
 _TITLE_PX = 17
+# A bold character at 12 px, and some air: a page narrower than the layout has less room.
+_CHARACTER_PX = 9.6
 
 
 def _treemap(tiles: Sequence[Tile], width: float, height: float, style: str) -> Html:
@@ -45,15 +47,21 @@ def _treemap(tiles: Sequence[Tile], width: float, height: float, style: str) -> 
     parts = []
     for name, (x, y, w, h) in zip(order, boxes, strict=True):
         members = sorted(groups[name], key=lambda t: -t.value)
-        title = _TITLE_PX if h > 3 * _TITLE_PX and w > 40 else 0
+        title = _TITLE_PX if h > 2.5 * _TITLE_PX and w > 50 else 0
         cells = squarify([t.value for t in members], 0, title, w, h - title)
         children = [_tile(t, box, w, h) for t, box in zip(members, cells, strict=True)]
         if title:
-            children.append(element("span", name))
+            children.append(element("span", _tail(name, w)))
         parts.append(
             element("div", *children, class_="module", style=_place((x, y, w, h), width, height))
         )
     return element("div", *parts, class_=style)
+
+
+def _tail(name: str, width: float) -> str:
+    """The end of a dotted name that fits, for the end says more than the beginning."""
+    room = int(width / _CHARACTER_PX)
+    return name if len(name) <= room else f"…{name[-max(1, room - 1) :]}"
 
 
 Box = tuple[float, float, float, float]

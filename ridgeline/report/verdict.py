@@ -23,19 +23,33 @@ CEILINGS = {
 
 def verdict(readings: Sequence[Reading]) -> str:
     """One line: what bounds each reading, how long it takes, and whether it fits."""
-    machines = {r.estimate.machine.id for r in readings}
-    targets = {r.target for r in readings}
-    parts = []
+    if len({r.estimate.machine.id for r in readings}) > 1:
+        return "; ".join(_ranking(same) for same in _by_phase(readings))
+    is_one_target = len({r.target for r in readings}) == 1
+    parts = [clause(r) if is_one_target else f"{r.target} {clause(r)}" for r in readings]
+    name = readings[0].estimate.machine.name
+    worst = max(readings, key=lambda r: r.estimate.totals.peak_memory_bytes)
+    problem = misfit(worst.estimate)
+    return f"{'; '.join(parts)}, on {name}{f'; {problem}' if problem else ''}"
+
+
+def _by_phase(readings: Sequence[Reading]) -> list[list[Reading]]:
+    found: dict[tuple[str, str], list[Reading]] = {}
     for reading in readings:
-        where = f" on {reading.estimate.machine.name}" if len(machines) > 1 else ""
-        what = f"{reading.target} " if len(targets) > 1 else ""
-        parts.append(f"{what}{clause(reading)}{where}")
-    text = "; ".join(parts)
-    if len(machines) > 1:
-        return text
-    (name,) = {r.estimate.machine.name for r in readings}
-    misfit = _misfit(readings)
-    return f"{text}, on {name}{f'; {misfit}' if misfit else ''}"
+        found.setdefault((reading.target, reading.estimate.phase), []).append(reading)
+    return list(found.values())
+
+
+def _ranking(readings: Sequence[Reading]) -> str:
+    """ "decode: 338 µs on MI300X (memory-bound), 369 µs on H100 (memory-bound)", fastest first."""
+    parts = []
+    for reading in sorted(readings, key=lambda r: r.estimate.totals.time_s):
+        run = reading.estimate
+        count = devices_needed(run)
+        fits = f", needs {count} of them" if count > 1 else ""
+        time = format_time(run.totals.time_s)
+        parts.append(f"{time} on {run.machine.name} ({_BOUND[run.totals.bound]}{fits})")
+    return f"{readings[0].target} {readings[0].estimate.phase}: {', '.join(parts)}"
 
 
 def clause(reading: Reading) -> str:
@@ -51,12 +65,6 @@ def clause(reading: Reading) -> str:
     if not largest or not totals.time_s:
         return head
     return f"{head}, {format_percent(largest[0].share)} in {largest[0].label}"
-
-
-def _misfit(readings: Sequence[Reading]) -> str:
-    """Says that the largest reading does not fit, if so."""
-    worst = max(readings, key=lambda r: r.estimate.totals.peak_memory_bytes)
-    return misfit(worst.estimate)
 
 
 def misfit(run: Estimate) -> str:
@@ -108,6 +116,8 @@ def advice_line(advice: Advice, run: Estimate) -> str:
             count = devices_for(advice.peak_memory_bytes, run.machine)
             memory += ", then fits" if count == 1 else f", then needs {count} devices"
     gain = f"{at_most}{advice.speedup:.2f}x"
+    if advice.speedup < 1:
+        gain = f"takes {1 / advice.speedup:.2f}x the time"
     if advice.action == "batch":
         gain += " the throughput"
     return f"{advice.text}: {gain} ({format_time(advice.time_s)} a run{memory})"

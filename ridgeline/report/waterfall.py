@@ -40,7 +40,9 @@ def print_waterfall(stream: TextIO, optimized: Optimized) -> None:
 def verdict(optimized: Optimized) -> str:
     """One line: how much faster, by what, how exact, and what is left."""
     best = optimized.best
-    parts = [f"{optimized.graph.name} runs in {_time(best.time_s)} with {best.backend} {best.dtype}"]
+    parts = [
+        f"{optimized.graph.name} runs in {_time(best.time_s)} with {best.backend} {best.dtype}"
+    ]
     if optimized.speedup is not None:
         parts.append(f"{significant(optimized.speedup)} times as fast as eager")
     if best.max_error is not None:

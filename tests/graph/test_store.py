@@ -19,9 +19,7 @@ from ridgeline.graph import Graph, Phase, load, save, to_text
 def graph() -> Graph:
     """A folded graph with a phase and a name of its own."""
     model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))
-    return capture(
-        model, (torch.ones(2, 4),), phase=Phase.PREFILL, name="stack", fold_layers=True
-    )
+    return capture(model, (torch.ones(2, 4),), phase=Phase.PREFILL, name="stack", fold_layers=True)
 
 
 @pytest.fixture
@@ -75,9 +73,7 @@ def rewrite(path: Path, change: Callable[[str, bytes], bytes]) -> None:
 
 def test_pickled_sample_inputs_are_refused_and_never_run(saved: Path, tmp_path: Path) -> None:
     canary = tmp_path / "ran"
-    rewrite(
-        saved, lambda n, d: pickle.dumps(Canary(canary)) if "sample_inputs/" in n else d
-    )
+    rewrite(saved, lambda n, d: pickle.dumps(Canary(canary)) if "sample_inputs/" in n else d)
     with pytest.raises(GraphError, match="pickled objects"):
         load(saved)
     assert not canary.exists()

@@ -1,0 +1,79 @@
+"""`ridgeline profile`: where the time of a model really goes, measured here."""
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_TARGET = "zoo:NAME, FILE.py:FUNCTION, FILE.pt2, a Hugging Face folder, config.json or id."
+
+
+class PhaseOption(StrEnum):
+    """The phases that run without an optimizer, as the command line spells them."""
+
+    FORWARD = "forward"
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+def profile_command(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help=_TARGET)],
+    machine: Annotated[str, typer.Option(help="'this', a name, or a TOML file.")] = "this",
+    threads: Annotated[int | None, typer.Option(min=1, help="Default: as torch chooses.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
+    phase: Annotated[PhaseOption, typer.Option()] = PhaseOption.FORWARD,
+    batch: Annotated[int | None, typer.Option(help="Samples at once.")] = None,
+    seq: Annotated[int | None, typer.Option(help="Tokens, or pixels per side.")] = None,
+    cache: Annotated[int | None, typer.Option(help="Tokens already in the KV cache.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Default: as many as take ten seconds, 5 to 50.")
+    ] = None,
+    allow_uncounted: Annotated[
+        bool, typer.Option("--allow-uncounted", help="List ops without a cost rule, do not fail.")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="Rows per table.")] = 12,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write one offline HTML page.")] = None,
+) -> None:
+    """Run the model here and measure every node, beside what it should take.
+
+    Says what stands between the measurement and the roofline, largest first. Examples:
+
+      ridgeline profile zoo:resnet50
+
+      ridgeline profile zoo:llama-tiny --phase decode --cache 512 --threads 1 --html report.html
+    """
+    from ridgeline import machines
+    from ridgeline.cli.optimize import progress_on_stderr
+    from ridgeline.frontends import Request
+    from ridgeline.graph import Phase
+    from ridgeline.profile.target import profile_target
+
+    request = Request(
+        target=target, phase=Phase(phase.value), batch=batch, seq=seq, cache=cache, dtype=dtype
+    )
+    found = profile_target(
+        request,
+        machines.load(machine),
+        threads=threads,
+        repeats=repeats,
+        allow_uncounted=allow_uncounted,
+        progress=progress_on_stderr(),
+    )
+    if html is not None:
+        from ridgeline.report.files import write_text
+        from ridgeline.report.profile_html import profile_page
+
+        print(f"report: {write_text(html, profile_page(found))}", file=sys.stderr)
+    if as_json:
+        from ridgeline.report.profile_record import profile_json
+
+        print(profile_json(found))
+        return
+    from ridgeline.report.profile import print_profile
+
+    print_profile(sys.stdout, found, top=top)
