@@ -6,13 +6,14 @@ one of 256 as one of 1024 does from 2048. No result lies outside what was measur
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import exp, log
 
 Sample = tuple[float, ...]
 
 POWER = 6
-"""How fast a sample's say falls with its distance: chosen among 2, 3, 4, 6 and 8 by leaving out each
-calibration sample in turn and predicting it from the others (docs/accuracy.md)."""
+"""How fast a sample's say falls with its distance: chosen among 2, 3, 4, 6 and 8 by leaving out
+each calibration sample in turn and predicting it from the others (docs/accuracy.md)."""
 
 
 def rate_at(samples: Sequence[Sample], features: Sequence[float]) -> float:
@@ -79,7 +80,7 @@ def _points(samples: Sequence[Sample]) -> list[tuple[float, float]]:
 def _between(points: Sequence[tuple[float, float]], x: float) -> float:
     if x <= points[0][0]:
         return exp(points[0][1])
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x <= x1:
             share = (x - x0) / (x1 - x0) if x1 > x0 else 1.0
             return exp(y0 + share * (y1 - y0))
@@ -96,11 +97,8 @@ def _weights(samples: Sequence[Sample], point: Sequence[float]) -> Iterator[tupl
     """(weight, rate) of each sample; of one alone where the point is that sample."""
     for sample in samples:
         *features, rate = sample
-        square = sum(
-            (log(max(f, 1.0)) - x) ** 2 for f, x in zip(features, point, strict=True)
-        )
+        square = sum((log(max(f, 1.0)) - x) ** 2 for f, x in zip(features, point, strict=True))
         if square < 1e-18:
             yield 1.0, rate
             return
         yield 1.0 / square ** (POWER / 2), rate
-

@@ -72,9 +72,7 @@ class KernelModel:
             machine = self.machine
             overhead_s = machine.dispatch_overhead_s if is_eager else machine.launch_overhead_s
         dtype = compute_dtype(work.node)
-        return roofline_times(
-            work.cost, move.nbytes, dtype, self.machine, self.ceiling, overhead_s
-        )
+        return roofline_times(work.cost, move.nbytes, dtype, self.machine, self.ceiling, overhead_s)
 
     @property
     def _view_s(self) -> float:

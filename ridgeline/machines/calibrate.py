@@ -32,6 +32,7 @@ LONGEST_CALL_S = 1.0
 named in the notes."""
 
 _GRAIN = 32768  # up to so many elements ATen stays on one thread (at::internal::GRAIN_SIZE)
+_SETTLING_NBYTES = 31 * MIB  # just below the largest that glibc learns from (mallopt(3): 32 MiB)
 _STREAMS = ("stream_read", "stream_copy", "stream_triad")
 
 
@@ -172,6 +173,7 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
     import torch
 
     progress("clock and caches", 0.0)
+    _settle_allocator()
     cpu = read_cpu()
     last_level = max((cache.capacity_bytes for cache in cpu.caches), default=32 * MIB)
     probes = cpu_probes(uncached_nbytes=min(1024 * MIB, max(256 * MIB, 4 * last_level)))
@@ -209,6 +211,15 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
         ),
         kernels=kernels_of(timings),
     )
+
+
+def _settle_allocator() -> None:
+    """Frees one large block: from then on glibc keeps freed memory up to twice its size instead of
+    giving it back and faulting it in again, as in any program that has loaded a model.
+    """
+    import torch
+
+    torch.ones(_SETTLING_NBYTES // 4)
 
 
 def _matrix(cpu: Cpu, dtype: str, num_cores: int, timings: Timings) -> Rate:
