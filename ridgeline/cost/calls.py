@@ -86,10 +86,15 @@ def _linear(node: Node) -> Call:
     return _gemm(node.out.numel // n, n, weight.shape[-1])
 
 
-def _matmul(node: Node) -> Call:
-    left = node.tensors[1] if node.op == "addmm" else node.tensors[0]
+def _matmul(node: Node) -> Call | None:
+    *_, left, right = node.tensors[: 3 if node.op == "addmm" else 2]
+    if not (left.shape and right.shape):
+        return None  # a product with a number
     n = node.out.shape[-1] if len(node.out.shape) > 1 else 1
-    return _gemm(node.out.numel // max(1, n), n, left.shape[-1] if left.shape else 1)
+    depth = left.shape[-1]
+    if node.target.startswith("aten.addbmm"):  # sums over the batch as well
+        depth *= left.shape[0]
+    return _gemm(node.out.numel // max(1, n), n, depth)
 
 
 def _grouped(node: Node) -> Call:
@@ -110,10 +115,11 @@ def _convolution(node: Node) -> Call:
     is_transposed = node.has("transposed") and bool(node.arg("transposed"))
     pivot = x if is_transposed else node.out
     groups = node.int_arg("groups") if node.has("groups") else 1
-    m = pivot.numel // pivot.shape[1]
-    n = pivot.shape[1] // groups
-    dims = max(2, len(x.shape) - 2)  # a line is a picture one pixel high
-    return Call(kind="convolution", features=(m, n, prod(w.shape[1:]), groups, dims))
+    dims = len(w.shape) - 2
+    channels = pivot.shape[-dims - 1]
+    features = (pivot.numel // channels, channels // groups, prod(w.shape[1:]), groups)
+    # a line is a picture one pixel high
+    return Call(kind="convolution", features=(*features, max(2, dims)))
 
 
 def _attention(node: Node) -> Call:
@@ -131,11 +137,13 @@ def _lstm(node: Node) -> Call:
     x = node.spec("input") if node.has("input") else node.spec("data")
     recurrent = node.spec_list("params")[1]  # (gates * hidden, hidden)
     is_batch_first = node.has("batch_first") and bool(node.arg("batch_first"))
-    batch, seq = (x.shape[0], x.shape[1]) if is_batch_first else (x.shape[1], x.shape[0])
+    seq, batch = x.shape[:2] if len(x.shape) == 3 else (x.shape[0], 1)
+    if is_batch_first:
+        seq, batch = batch, seq
     return Call(kind="lstm", features=(seq, batch, x.shape[-1], recurrent.shape[-1]))
 
 
-_MATRIX: Mapping[str, Callable[[Node], Call]] = {
+_MATRIX: Mapping[str, Callable[[Node], Call | None]] = {
     "linear": _linear,
     "matmul": _matmul,
     "addmm": _matmul,

@@ -4,7 +4,7 @@ Everything is a function of the logarithms of the features, for a product of 128
 one of 256 as one of 1024 does from 2048. No result lies outside what was measured.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log
@@ -88,17 +88,15 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> float:
 
 
 def _weighted(samples: Sequence[Sample], point: Sequence[float]) -> float:
-    weighed = list(_weights(samples, point))
-    total = sum(weight for weight, _ in weighed)
-    return exp(sum(weight * log(rate) for weight, rate in weighed) / total)
+    squares = [_square(sample, point) for sample in samples]
+    nearest = min(range(len(samples)), key=lambda i: squares[i])
+    if squares[nearest] == 0.0:
+        return samples[nearest][-1]
+    weights = [(squares[nearest] / square) ** (POWER / 2) for square in squares]
+    mean = sum(w * log(s[-1]) for w, s in zip(weights, samples, strict=True)) / sum(weights)
+    return exp(mean)
 
 
-def _weights(samples: Sequence[Sample], point: Sequence[float]) -> Iterator[tuple[float, float]]:
-    """(weight, rate) of each sample; of one alone where the point is that sample."""
-    for sample in samples:
-        *features, rate = sample
-        square = sum((log(max(f, 1.0)) - x) ** 2 for f, x in zip(features, point, strict=True))
-        if square < 1e-18:
-            yield 1.0, rate
-            return
-        yield 1.0 / square ** (POWER / 2), rate
+def _square(sample: Sample, point: Sequence[float]) -> float:
+    """The squared distance of a sample's features from a point, in logarithms."""
+    return sum((log(max(f, 1.0)) - x) ** 2 for f, x in zip(sample[:-1], point, strict=True))

@@ -142,7 +142,7 @@ class KernelModel:
             return 0.0
         far = self._bandwidth("stream_read", max(move.pass_nbytes, move.weight_nbytes))
         near = self._bandwidth("stream_read", move.weight_nbytes)
-        return move.weight_nbytes / far - move.weight_nbytes / near
+        return max(0.0, move.weight_nbytes / far - move.weight_nbytes / near)
 
     def _allocating_s(self, move: Move, dtype: str) -> float:
         """Moving bytes as an eager op does, page faults of a fresh result included."""
