@@ -33,6 +33,7 @@ named in the notes."""
 
 _GRAIN = 32768  # up to so many elements ATen stays on one thread (at::internal::GRAIN_SIZE)
 _SETTLING_NBYTES = 31 * MIB  # just below the largest that glibc learns from (mallopt(3): 32 MiB)
+_PRODUCTS = ("gemm", "convolution")
 _STREAMS = ("stream_read", "stream_copy", "stream_triad")
 
 
@@ -224,7 +225,7 @@ def _settle_allocator() -> None:
 
 def _matrix(cpu: Cpu, dtype: str, num_cores: int, timings: Timings) -> Rate:
     peak, source = peak_flops_per_s(cpu, dtype, num_cores=num_cores)
-    return raised_rate(float(f"{peak:.4g}"), source, *best_rate(timings, ("gemm",), dtype))
+    return raised_rate(float(f"{peak:.4g}"), source, *best_rate(timings, _PRODUCTS, dtype))
 
 
 def _vector(cpu: Cpu, num_cores: int) -> dict[str, Rate]:
