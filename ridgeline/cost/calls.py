@@ -35,6 +35,8 @@ _LIKE: Mapping[str, str] = {
     "silu": "silu", "sigmoid": "silu", "elu": "exp", "log_sigmoid": "exp", "logit": "exp",
 }  # fmt: skip
 _ROWWISE = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm"})
+# Kinds measured with operands from main memory as well -> the kind those samples are filed under.
+COLD: Mapping[str, str] = {"gemm": "gemm_cold", "convolution": "convolution_cold"}
 POOLS = ("max_pool", "avg_pool")
 _POOLS: Mapping[str, str] = {"max_pool": "max_pool", "adaptive_max_pool": "max_pool",
                              "avg_pool": "avg_pool"}  # fmt: skip
@@ -42,7 +44,7 @@ _POOLS: Mapping[str, str] = {"max_pool": "max_pool", "adaptive_max_pool": "max_p
 
 def work_in(kind: str, features: Sequence[float]) -> float:
     """Work of one call in the unit of its rate, as KERNEL_UNITS defines it; of pools in taps."""
-    if kind in ("gemm", "gemm_cold", "convolution"):
+    if kind in ("gemm", "gemm_cold", "convolution", "convolution_cold"):
         return 2.0 * prod(features[:4])  # a convolution's fourth feature counts its groups
     if kind == "attention":
         return 4.0 * prod(features)

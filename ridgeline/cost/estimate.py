@@ -112,9 +112,9 @@ def estimate(
     state = OPTIMIZERS[optimizer]
     works = work_of(graph, optimizer=state, recompute=recompute, allow_uncounted=allow_uncounted)
     model = KernelModel(machine, execution, ceiling)
-    moves = _moves(graph, works, execution)
-    nodes = tuple(_node(work, move, model) for work, move in zip(works, moves, strict=True))
     memory = memory_profile(graph, works, optimizer=state)
+    moves = _moves(graph, works, execution, compulsory_bytes(graph) + memory.activation_bytes)
+    nodes = tuple(_node(work, move, model) for work, move in zip(works, moves, strict=True))
     return Estimate(
         graph=graph.name,
         digest=graph.digest,
@@ -129,11 +129,12 @@ def estimate(
     )
 
 
-def _moves(graph: Graph, works: Sequence[Work], execution: Execution) -> Iterator[Move]:
+def _moves(
+    graph: Graph, works: Sequence[Work], execution: Execution, pass_nbytes: int
+) -> Iterator[Move]:
     """What each work moves; in compiled execution less than it would alone."""
     traffic = {} if execution is Execution.EAGER else fused_traffic(graph)
     weights = {i.name for i in graph.inputs if i.kind is not InputKind.INPUT}
-    pass_nbytes = compulsory_bytes(graph)
     for work in works:
         nbytes, is_start = work.cost.nbytes, True
         if execution is Execution.COMPILED:

@@ -7,10 +7,19 @@ roofline's. docs/accuracy.md says how far that is from the truth, and where.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from ridgeline.cost.calls import Call, Group, group_of, in_taps, matrix_call, vector_call, work_in
+from ridgeline.cost.calls import (
+    COLD,
+    Call,
+    Group,
+    group_of,
+    in_taps,
+    matrix_call,
+    vector_call,
+    work_in,
+)
 from ridgeline.cost.interpolate import Sample, Speed, best_from, rate_at, speed_of
 from ridgeline.cost.roofline import Execution, Times, compute_dtype, roofline_times
 from ridgeline.cost.work import Work
@@ -26,7 +35,7 @@ _ROUTES: Mapping[Execution, Route] = {Execution.EAGER: "eager", Execution.COMPIL
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
     """What one piece of work moves. nbytes: all of it; weight_nbytes: weights among it, which come
-    from wherever `pass_nbytes`, what a whole run reads and writes at least, leaves them. is_start:
+    from wherever `pass_nbytes`, what a whole run passes by, leaves them. is_start:
     whether it starts a kernel, rather than run inside its producer's.
     """
 
@@ -153,8 +162,9 @@ class KernelModel:
             return 0.0
         near = 1 / self._bandwidth("stream_read", move.weight_nbytes)
         far = 1 / self._bandwidth("stream_read", max(move.pass_nbytes, move.weight_nbytes))
-        cold_call = Call(kind="gemm_cold", features=call.features) if call.kind == "gemm" else None
-        cold = self._speed(cold_call, dtype, route) if cold_call is not None else None
+        cold = None
+        if call.kind in COLD:
+            cold = self._speed(replace(call, kind=COLD[call.kind]), dtype, route)
         if cold is None:
             return max(0.0, move.weight_nbytes * (far - near))
         cold_s = cold.start_s + cold.run_s(flops, call.features)
@@ -189,7 +199,7 @@ class KernelModel:
         kernel = self.machine.find_kernel(route, call.kind, dtype)
         if kernel is None:
             return None
-        group = group_of(call.features) if call.kind == "convolution" else None
+        group = group_of(call.features) if call.kind.startswith("convolution") else None
         key = (kernel.route, call.kind, dtype, group)
         if key not in self._speeds:
             samples = in_taps(call.kind, kernel.samples)

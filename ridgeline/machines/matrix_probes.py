@@ -30,6 +30,7 @@ COLD_GEMMS = (
     (128, 256, 256), (128, 768, 768), (128, 768, 3072), (512, 768, 768),
 )  # fmt: skip
 COLD_NBYTES = 64 * MIB  # of weights that take turns: more than a last-level cache keeps
+MOST_COPIES = 300  # of operands too small to fill a cache: making more takes longer than timing
 GPU_GEMMS = ((4096, 4096, 4096), (8192, 8192, 8192))
 # (batch * heads, q, kv, head_dim): encoder, ViT, long, diffusion self and cross, decode with short
 # and long caches
@@ -67,6 +68,12 @@ class ConvShape:
         m, n = self.batch * self.positions, self.outputs // self.groups
         return (m, n, depth, self.groups, self.dims)
 
+    @property
+    def numel(self) -> int:
+        """Elements of input and weights."""
+        depth = self.inputs // self.groups * self.taps**self.dims
+        return int(self.batch * self.inputs * self.size**self.dims + self.outputs * depth)
+
 
 CONVOLUTIONS = (
     ConvShape(inputs=16, outputs=16, size=1, taps=1),  # nothing but the start of a convolution
@@ -102,6 +109,25 @@ CONVOLUTIONS = (
     ConvShape(inputs=672, outputs=672, size=14, taps=5, groups=672),
     ConvShape(inputs=1, outputs=64, size=48, taps=3, stride=2, dims=3),
     ConvShape(inputs=64, outputs=16, size=24, taps=1, dims=3),
+    ConvShape(inputs=16, outputs=64, size=24, taps=3, dims=3),
+)
+COLD_CONVOLUTIONS = (
+    ConvShape(inputs=16, outputs=16, size=1, taps=1),
+    ConvShape(inputs=16, outputs=16, size=1, taps=1, groups=16),
+    ConvShape(inputs=512, outputs=128, size=1, taps=1),
+    ConvShape(inputs=3, outputs=16, size=224, taps=3, stride=2),
+    ConvShape(inputs=32, outputs=96, size=56, taps=1),
+    ConvShape(inputs=96, outputs=32, size=28, taps=1),
+    ConvShape(inputs=64, outputs=384, size=14, taps=1),
+    ConvShape(inputs=128, outputs=768, size=7, taps=1),
+    ConvShape(inputs=1024, outputs=256, size=14, taps=1),
+    ConvShape(inputs=64, outputs=64, size=56, taps=3),
+    ConvShape(inputs=512, outputs=512, size=7, taps=3),
+    ConvShape(inputs=96, outputs=96, size=56, taps=3, groups=96),
+    ConvShape(inputs=192, outputs=192, size=14, taps=3, groups=192),
+    ConvShape(inputs=768, outputs=768, size=7, taps=5, groups=768),
+    ConvShape(inputs=128, outputs=128, size=56, taps=3, groups=32),
+    ConvShape(inputs=512, outputs=512, size=14, taps=3, groups=32),
     ConvShape(inputs=16, outputs=64, size=24, taps=3, dims=3),
 )
 
@@ -223,39 +249,47 @@ def _int8_probe(route: Route, m: int, n: int, k: int, build: Callable[[], Call])
 
 
 def _convolutions(device: "torch.device") -> Iterator[Probe]:
-    import torch
-
     for name, dtype in floats(device):
         for shape in CONVOLUTIONS:
-
-            def build(shape: ConvShape = shape, dtype: "torch.dtype" = dtype) -> Call:
-                x, w = _conv_operands(shape, dtype, device)
-                run = (torch.conv2d, torch.conv3d)[shape.dims - 2]
-                return lambda: run(x, w, None, shape.stride, shape.taps // 2, 1, shape.groups)
-
-            yield _conv_probe("eager", name, shape, build)
+            yield _conv_probe("eager", "convolution", name, shape, _convolve, dtype, device)
+        for shape in COLD_CONVOLUTIONS if device.type == "cpu" else ():
+            yield _conv_probe("eager", "convolution_cold", name, shape, _convolve, dtype, device)
 
 
 def _packed_convolutions() -> Iterator[Probe]:
     import torch
 
     cpu = torch.device("cpu")
-    ops = torch.ops.mkldnn
     for name, dtype in floats(cpu):
-        for shape in CONVOLUTIONS:
+        for kind, shapes in (
+            ("convolution", CONVOLUTIONS),
+            ("convolution_cold", COLD_CONVOLUTIONS),
+        ):
+            for shape in shapes:
+                yield _conv_probe("compiled", kind, name, shape, _convolve_packed, dtype, cpu)
 
-            def build(shape: ConvShape = shape, dtype: "torch.dtype" = dtype) -> Call:
-                last = (torch.channels_last, torch.channels_last_3d)[shape.dims - 2]
-                pair = _conv_operands(shape, dtype, cpu)
-                x, w = (tensor.contiguous(memory_format=last) for tensor in pair)
-                pad, stride, dilation = (
-                    [value] * shape.dims for value in (shape.taps // 2, shape.stride, 1)
-                )
-                how = (pad, stride, dilation, shape.groups)
-                packed = ops._reorder_convolution_weight(w, *how, list(x.shape))
-                return lambda: ops._convolution_pointwise(x, packed, None, *how, "none", [], "")
 
-            yield _conv_probe("compiled", name, shape, build)
+def _convolve(shape: ConvShape, dtype: "torch.dtype", device: "torch.device") -> Call:
+    """A convolution as eager code makes it."""
+    import torch
+
+    x, w = _conv_operands(shape, dtype, device)
+    run = (torch.conv2d, torch.conv3d)[shape.dims - 2]
+    return lambda: run(x, w, None, shape.stride, shape.taps // 2, 1, shape.groups)
+
+
+def _convolve_packed(shape: ConvShape, dtype: "torch.dtype", device: "torch.device") -> Call:
+    """A convolution as frozen code makes it: channels last, weights packed for oneDNN."""
+    import torch
+
+    ops = torch.ops.mkldnn
+    last = (torch.channels_last, torch.channels_last_3d)[shape.dims - 2]
+    pair = _conv_operands(shape, dtype, device)
+    x, w = (tensor.contiguous(memory_format=last) for tensor in pair)
+    pad, stride, dilation = ([value] * shape.dims for value in (shape.taps // 2, shape.stride, 1))
+    how = (pad, stride, dilation, shape.groups)
+    packed = ops._reorder_convolution_weight(w, *how, list(x.shape))
+    return lambda: ops._convolution_pointwise(x, packed, None, *how, "none", [], "")
 
 
 def _conv_operands(
@@ -266,14 +300,28 @@ def _conv_operands(
     return x, filled((shape.outputs, shape.inputs // shape.groups, *window), dtype, device)
 
 
-def _conv_probe(route: Route, dtype: str, shape: ConvShape, build: Callable[[], Call]) -> Probe:
-    work = 2.0 * prod(shape.features[:4])
+def _conv_probe(
+    route: Route,
+    kind: str,
+    name: str,
+    shape: ConvShape,
+    make: Callable[[ConvShape, "torch.dtype", "torch.device"], Call],
+    dtype: "torch.dtype",
+    device: "torch.device",
+) -> Probe:
+    copies = 1
+    if kind == "convolution_cold":
+        copies = min(MOST_COPIES, COLD_NBYTES // (shape.numel * dtype.itemsize) + 1)
+
+    def build() -> Call:
+        return in_turn([make(shape, dtype, device) for _ in range(copies)])
+
     return Probe(
         route=route,
-        kind="convolution",
-        dtype=dtype,
+        kind=kind,
+        dtype=name,
         features=shape.features,
-        work=work,
+        work=2.0 * prod(shape.features[:4]),
         build=build,
     )
 

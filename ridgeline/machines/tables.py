@@ -55,6 +55,7 @@ KERNEL_FEATURES: Mapping[str, tuple[str, ...]] = {
     "gemm": ("m", "n", "k"),
     "gemm_cold": ("m", "n", "k"),
     "convolution": ("m", "n", "k", "groups", "spatial_dims"),
+    "convolution_cold": ("m", "n", "k", "groups", "spatial_dims"),
     "attention": ("batch_heads", "q", "kv", "head_dim"),
     "lstm": ("seq", "batch", "input", "hidden"),
     "stream_read": ("nbytes",),
@@ -75,14 +76,14 @@ KERNEL_FEATURES: Mapping[str, tuple[str, ...]] = {
     "avg_pool": ("numel", "taps"),
 }
 """What describes one call of a kernel kind. gemm: (m, k) @ (k, n), called again and
-again; gemm_cold: the same with other weights each time, so that they come from main memory.
-convolution: m = batch * output
+again; gemm_cold: the same with other operands each time, so that they come from main memory;
+convolution_cold likewise. convolution: m = batch * output
 positions, n = output channels per group, k = input channels per group * taps. attention:
 batch_heads = batch * heads. stream_*: nbytes = the whole working set, all arrays together.
 embedding: rows gathered and bytes per row. Pools: numel = output elements, taps = window size.
 Eager kernels allocate their output, page faults of large ones included, as a user's code does."""
 
-_FLOPS = ("gemm", "gemm_cold", "convolution", "attention", "lstm")
+_FLOPS = ("gemm", "gemm_cold", "convolution", "convolution_cold", "attention", "lstm")
 _BYTES = ("stream_read", "stream_copy", "stream_triad", "permute", "embedding")
 KERNEL_UNITS: Mapping[str, str] = {
     kind: "FLOP/s" if kind in _FLOPS else "bytes/s" if kind in _BYTES else "elements/s"

@@ -64,7 +64,7 @@ def test_work_is_counted_as_the_table_of_units_says() -> None:
         match probe.kind:
             case "gemm" | "gemm_cold":
                 assert probe.work == 2 * f[0] * f[1] * f[2]
-            case "convolution":
+            case "convolution" | "convolution_cold":
                 assert probe.work == 2 * f[0] * f[1] * f[2] * f[3]
             case "attention":
                 assert probe.work == 4 * f[0] * f[1] * f[2] * f[3]
