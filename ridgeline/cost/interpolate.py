@@ -7,7 +7,7 @@ one of 256 as one of 1024 does from 2048. No result lies outside what was measur
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import exp, log
+from math import exp, inf, log
 
 Sample = tuple[float, ...]
 
@@ -56,7 +56,7 @@ class Speed:
         return work / rate_at(self.samples, features)
 
 
-def speed_of(samples: Sequence[Sample], works: Sequence[float]) -> Speed:
+def speed_of(samples: Sequence[Sample], works: Sequence[float], most_start_s: float = inf) -> Speed:
     """Splits each sample's time into a start that all share and a rate for the rest.
 
     The start is what the sample of least work takes beyond its work at the best rate seen. It is
@@ -65,7 +65,8 @@ def speed_of(samples: Sequence[Sample], works: Sequence[float]) -> Speed:
     times_s = [work / sample[-1] for work, sample in zip(works, samples, strict=True)]
     least = min(range(len(works)), key=lambda i: works[i])
     best = max(sample[-1] for sample in samples)
-    start_s = max(0.0, min(times_s[least] - works[least] / best, 0.95 * min(times_s)))
+    beyond_s = times_s[least] - works[least] / best
+    start_s = max(0.0, min(beyond_s, 0.95 * min(times_s), most_start_s))
     net = (
         (*sample[:-1], work / (time_s - start_s))
         for sample, work, time_s in zip(samples, works, times_s, strict=True)

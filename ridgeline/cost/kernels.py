@@ -9,6 +9,7 @@ roofline's. docs/accuracy.md says how far that is from the truth, and where.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 
 from ridgeline.cost.calls import (
     COLD,
@@ -24,11 +25,10 @@ from ridgeline.cost.interpolate import Sample, Speed, best_from, rate_at, speed_
 from ridgeline.cost.roofline import Execution, Times, compute_dtype, roofline_times
 from ridgeline.cost.work import Work
 from ridgeline.machines import Ceiling, Kernel, Machine
-from ridgeline.machines.tables import Route
+from ridgeline.machines.tables import COLD_NBYTES, Route
 
 # Bytes that calibration's elementwise kernel moves per element: two operands and a result.
 _ELEMENTWISE_BYTES: Mapping[str, int] = {"fp32": 12, "bf16": 6, "fp16": 6}
-_BEYOND_CACHES = 2**40
 _ROUTES: Mapping[Execution, Route] = {Execution.EAGER: "eager", Execution.COMPILED: "compiled"}
 
 
@@ -171,8 +171,8 @@ class KernelModel:
         return max(0.0, cold_s - warm_s) * self._coldness(near, far)
 
     def _coldness(self, near: float, far: float) -> float:
-        """How much of the way from the near to main memory the far lies; in seconds per byte."""
-        farthest = 1 / self._bandwidth("stream_read", _BEYOND_CACHES)
+        """How far from near to the cold samples' operands the far is; in seconds per byte."""
+        farthest = 1 / self._bandwidth("stream_read", COLD_NBYTES)
         return min(1.0, max(0.0, far - near) / (farthest - near)) if farthest > near else 0.0
 
     def _allocating_s(self, move: Move, dtype: str) -> float:
@@ -205,7 +205,9 @@ class KernelModel:
             samples = in_taps(call.kind, kernel.samples)
             samples = samples if group is None else _alike(samples, group)
             works = [work_in(call.kind, sample[:-1]) for sample in samples]
-            self._speeds[key] = speed_of(samples, works)
+            warm = {kind: name for name, kind in COLD.items()}.get(call.kind)
+            like = self._speed(replace(call, kind=warm), dtype, route) if warm else None
+            self._speeds[key] = speed_of(samples, works, like.start_s if like else inf)
         return self._speeds[key]
 
     def _kernel(self, kind: str, dtype: str) -> Kernel | None:

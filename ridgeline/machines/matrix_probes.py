@@ -6,8 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from ridgeline.machines.probe import Call, Probe, eager, filled, floats, in_turn
-from ridgeline.machines.tables import Route
-from ridgeline.units import MIB
+from ridgeline.machines.tables import COLD_NBYTES, Route
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +28,6 @@ COLD_GEMMS = (
     (1, 768, 768), (1, 768, 3072), (8, 768, 768), (32, 1024, 256), (32, 768, 768),
     (128, 256, 256), (128, 768, 768), (128, 768, 3072), (512, 768, 768),
 )  # fmt: skip
-COLD_NBYTES = 64 * MIB  # of weights that take turns: more than a last-level cache keeps
 MOST_COPIES = 300  # of operands too small to fill a cache: making more takes longer than timing
 GPU_GEMMS = ((4096, 4096, 4096), (8192, 8192, 8192))
 # (batch * heads, q, kv, head_dim): encoder, ViT, long, diffusion self and cross, decode with short

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from ridgeline.units import MIB
+
 Kind = Literal["gpu", "cpu", "accelerator"]
 Route = Literal["eager", "compiled"]
 Limit = Literal["matrix", "vector", "memory"]
@@ -82,6 +84,10 @@ positions, n = output channels per group, k = input channels per group * taps. a
 batch_heads = batch * heads. stream_*: nbytes = the whole working set, all arrays together.
 embedding: rows gathered and bytes per row. Pools: numel = output elements, taps = window size.
 Eager kernels allocate their output, page faults of large ones included, as a user's code does."""
+
+COLD_NBYTES = 64 * MIB
+"""The operands that the samples of a cold kind take turns with: more than a last-level cache
+keeps."""
 
 _FLOPS = ("gemm", "gemm_cold", "convolution", "convolution_cold", "attention", "lstm")
 _BYTES = ("stream_read", "stream_copy", "stream_triad", "permute", "embedding")
