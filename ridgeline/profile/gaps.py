@@ -105,7 +105,7 @@ def _cut(node: NodeProfile, has_kernels: bool) -> _Cut:
 def _matrix_gaps(cuts: Sequence[_Cut]) -> Iterator[Gap]:
     groups: dict[tuple[str, str], list[_Cut]] = {}
     for cut in cuts:
-        if cut.node.category in MATRIX:
+        if cut.route_s or cut.limit_s:
             groups.setdefault((cut.node.op, cut.node.dtype), []).append(cut)
     for (op, dtype), members in groups.items():
         yield Gap(
@@ -157,12 +157,12 @@ def _reach(members: Sequence[_Cut]) -> str:
     work_s = sum(c.work_s for c in members)
     roof_s = sum(c.node.achievable_s for c in members)
     flops = sum(c.node.flops for c in members)
-    compute_s = sum(c.node.achievable_s for c in members if c.node.bound == "compute")
+    compute_s = sum(c.node.achievable_s for c in members if c.node.is_compute_bound)
     is_compute = flops and compute_s > roof_s / 2
     amount, unit = (
         (flops, "FLOP") if is_compute else (sum(c.node.moved_bytes for c in members), "B")
     )
-    if not roof_s or not amount:
+    if not roof_s or not amount or not work_s:
         return "a rate for which the machine has no ceiling"
     rates = f"{format_rate(amount / work_s, unit)} of {format_rate(amount / roof_s, unit)}"
     count = f"{len(members)} node{'s' if len(members) > 1 else ''}"
