@@ -40,7 +40,8 @@ class Naive(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.project(x).chunk(3, dim=-1)
         scores = torch.softmax(q @ k.transpose(-1, -2) / 32**0.5, dim=-1)
-        return self.norm(scores @ v)
+        found: Tensor = self.norm(scores @ v)
+        return found
 
 
 def naive() -> Graph:

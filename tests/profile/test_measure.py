@@ -136,10 +136,10 @@ def test_everything_is_restored_when_interrupted() -> None:
     assert not torch.is_inference_mode_enabled()
 
 
-@pytest.mark.parametrize("wrong", [{"threads": 0}, {"repeats": 0}, {"repeats": -2}])
-def test_impossible_numbers_are_refused(wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(("threads", "repeats"), [(0, 1), (1, 0), (1, -2)])
+def test_impossible_numbers_are_refused(threads: int, repeats: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        measure(small(), **wrong)
+        measure(small(), threads=threads, repeats=repeats)
 
 
 def test_the_default_repeats_fit_the_budget() -> None:
