@@ -115,7 +115,10 @@ UNITS = {"GMAC": 2e9, "GFLOP": 1e9, "TFLOP": 1e12}
 
 @pytest.mark.parametrize(
     ("name", "figure"),
-    [pytest.param(*p, marks=[pytest.mark.slow] if p[0] in ("bcnn", "covid-mtl") else []) for p in PUBLISHED],
+    [
+        pytest.param(*p, marks=[pytest.mark.slow] if p[0] in ("bcnn", "covid-mtl") else [])
+        for p in PUBLISHED
+    ],
 )
 def test_published_figures(name: str, figure: str, captured: Captured) -> None:
     printed, unit = figure.split()
