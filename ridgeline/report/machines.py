@@ -73,7 +73,8 @@ def print_machine(console: Console, machine: Machine) -> None:
     line(console, f"{machine.name} ({machine.id})", "bold")
     if machine.is_low_confidence:
         line(console, f"low confidence: {machine.confidence}, not first-hand", "yellow")
-    rows, sources = [], {}
+    rows: list[list[str]] = []
+    sources: dict[str, int] = {}
     for name, unit, datasheet, achievable, source in _rates(machine):
         number = sources.setdefault(source, len(sources) + 1)
         share = format_percent(achievable / datasheet)
@@ -108,8 +109,8 @@ def _rates(machine: Machine) -> Iterator[tuple[str, str, float, float, str]]:
         _sources(memory.source, memory.achievable_source),
     )
     for link in machine.links:
-        rate = link.bandwidth_bytes_per_s
-        yield f"link {link.name}", "B", rate, rate, link.source
+        speed = link.bandwidth_bytes_per_s
+        yield f"link {link.name}", "B", speed, speed, link.source
 
 
 def _source(rate: Rate) -> str:
