@@ -123,8 +123,9 @@ def run(args: Sequence[str]) -> int:
             args=[a for a in args if a != _DEBUG], prog_name="ridgeline", standalone_mode=False
         )
         sys.stdout.flush()
-    except BrokenPipeError:
-        # the reader has left; keep Python from failing again when it closes stdout
+    except (BrokenPipeError, SystemExit):
+        # the reader has left, which typer turns into an exit of its own; keep Python from failing
+        # again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except typer.Abort:
