@@ -145,7 +145,7 @@ def roofs_of(run: Estimate) -> list[Roof]:
         label = f"{ceiling.value} {dtype}: {rate_label(flops, nbytes)}"
         roofs.append(Roof(label=label, flops_per_s=flops, bytes_per_s=nbytes, style=style))
     vector = machine.vector_flops_per_s(dtype, run.ceiling)
-    if vector < 0.9 * roofs[1].flops_per_s:
+    if abs(vector / roofs[1].flops_per_s - 1) > 0.02:
         nbytes = machine.bandwidth_bytes_per_s(run.ceiling)
         label = f"vector unit: {format_count(vector, 'FLOP')}/s"
         roofs.append(Roof(label=label, flops_per_s=vector, bytes_per_s=nbytes, style="thin"))

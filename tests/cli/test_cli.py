@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_json_stands_alone_on_stdout(capsys: Captured, tmp_path: Path) -> None:
     found = json.loads(out)
     # 2 FLOPs per weight: 11-1024-512-256-128-64-2
     widths = [11, 1024, 512, 256, 128, 64, 2]
-    products = sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    products = sum(a * b for a, b in pairwise(widths))
     assert found["totals"]["flops"] == 2 * products
     assert found["machine"] == "h100-sxm"
     assert err == f"report: {page}\n"
@@ -274,7 +275,7 @@ def test_the_zoo_is_listed_with_its_facts(capsys: Captured) -> None:
     assert "25.6 M" in row
 
 
-@pytest.mark.parametrize("command", ["inspect", "optimize", "machines", "zoo"])
+@pytest.mark.parametrize("command", ["inspect", "profile", "optimize", "machines", "zoo"])
 def test_every_command_explains_itself_with_an_example(command: str, capsys: Captured) -> None:
     assert run([command, "--help"]) == 0
     out = capsys.readouterr().out
