@@ -1,10 +1,10 @@
 """estimate(graph, machine): what each node and the whole cost, and how long they take."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ridgeline.cost.fusion import Traffic, fused_traffic
-from ridgeline.cost.kernels import KernelModel
+from ridgeline.cost.kernels import KernelModel, Move
 from ridgeline.cost.memory import MemoryProfile, memory_profile
 from ridgeline.cost.op_cost import OpCost, total
 from ridgeline.cost.roofline import Bound, Execution, compute_dtype, roofline_times
@@ -112,11 +112,8 @@ def estimate(
     state = OPTIMIZERS[optimizer]
     works = work_of(graph, optimizer=state, recompute=recompute, allow_uncounted=allow_uncounted)
     model = KernelModel(machine, execution, ceiling)
-    moved = _moved_bytes(graph, works, execution)
-    nodes = tuple(
-        _node(work, nbytes, is_head, model)
-        for work, (nbytes, is_head) in zip(works, moved, strict=True)
-    )
+    moves = _moves(graph, works, execution)
+    nodes = tuple(_node(work, move, model) for work, move in zip(works, moves, strict=True))
     memory = memory_profile(graph, works, optimizer=state)
     return Estimate(
         graph=graph.name,
@@ -132,17 +129,34 @@ def estimate(
     )
 
 
-def _moved_bytes(
-    graph: Graph, works: Sequence[Work], execution: Execution
-) -> list[tuple[int, bool]]:
-    """(bytes moved, starts a kernel) of each work; backward fuses as its forward does."""
-    if execution is Execution.EAGER:
-        return [(w.cost.nbytes, True) for w in works]
-    traffic = fused_traffic(graph)
-    return [_fused(work, traffic) for work in works]
+def _moves(graph: Graph, works: Sequence[Work], execution: Execution) -> Iterator[Move]:
+    """What each work moves; in compiled execution less than it would alone."""
+    traffic = {} if execution is Execution.EAGER else fused_traffic(graph)
+    weights = {i.name for i in graph.inputs if i.kind is not InputKind.INPUT}
+    pass_nbytes = compulsory_bytes(graph)
+    for work in works:
+        nbytes, is_start = work.cost.nbytes, True
+        if execution is Execution.COMPILED:
+            nbytes, is_start = _fused(work, traffic)
+        yield Move(
+            nbytes=nbytes,
+            weight_nbytes=min(nbytes, _weight_nbytes(work, graph, weights)),
+            pass_nbytes=pass_nbytes,
+            is_start=is_start,
+        )
+
+
+def _weight_nbytes(work: Work, graph: Graph, weights: Collection[str]) -> int:
+    """Bytes of weights among what the work reads; all of the optimizer's traffic is weights."""
+    node = work.node
+    if node is None:
+        return work.cost.nbytes
+    roots = (ref for ref in node.operands if graph.storage[ref].name in weights)
+    return min(sum(node.specs[ref].nbytes for ref in roots), work.cost.read_bytes)
 
 
 def _fused(work: Work, traffic: Mapping[str, Traffic]) -> tuple[int, bool]:
+    """(bytes moved, starts a kernel) in compiled execution; backward fuses as its forward does."""
     inside = traffic.get(work.node.name) if work.node else None
     if inside is None or work.node is None:
         return work.cost.nbytes, work.node is None
@@ -153,8 +167,8 @@ def _fused(work: Work, traffic: Mapping[str, Traffic]) -> tuple[int, bool]:
     return round(work.cost.nbytes * share), inside.is_head
 
 
-def _node(work: Work, nbytes: int, is_head: bool, model: KernelModel) -> NodeEstimate:
-    times = model.times(work, nbytes, is_head)
+def _node(work: Work, move: Move, model: KernelModel) -> NodeEstimate:
+    times = model.times(work, move)
     cost, row = work.cost.times(work.repeat), work.node.row if work.node else None
     return NodeEstimate(
         name=work.name,
@@ -170,7 +184,7 @@ def _node(work: Work, nbytes: int, is_head: bool, model: KernelModel) -> NodeEst
         vector_ops=cost.vector_ops + cost.special_ops,
         read_bytes=cost.read_bytes,
         write_bytes=cost.write_bytes,
-        moved_bytes=nbytes * work.repeat,
+        moved_bytes=move.nbytes * work.repeat,
         compute_s=times.compute_s * work.repeat,
         memory_s=times.memory_s * work.repeat,
         overhead_s=times.overhead_s * work.repeat,

@@ -40,16 +40,22 @@ _KNOWN = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Seconds of one run of a node; computing and moving overlap, starting does not."""
+    """Seconds of one run of a node; computing and moving overlap, starting does not.
+
+    exposed_s: what of memory_s no computing hides.
+    """
 
     compute_s: float
     memory_s: float
     overhead_s: float
+    exposed_s: float = 0.0
 
     @property
     def time_s(self) -> float:
-        """The roofline's answer (Williams et al. 2009), plus the time to start."""
-        return max(self.compute_s, self.memory_s) + self.overhead_s
+        """The roofline's answer (Williams et al. 2009), plus what is exposed, plus the time to
+        start.
+        """
+        return max(self.compute_s + self.exposed_s, self.memory_s) + self.overhead_s
 
     @property
     def bound(self) -> Bound:

@@ -32,6 +32,8 @@ LONGEST_CALL_S = 1.0
 named in the notes."""
 
 _GRAIN = 32768  # up to so many elements ATen stays on one thread (at::internal::GRAIN_SIZE)
+_SETTLING_NBYTES = 31 * MIB  # just below the largest that glibc learns from (mallopt(3): 32 MiB)
+_PRODUCTS = ("gemm", "convolution")
 _STREAMS = ("stream_read", "stream_copy", "stream_triad")
 
 
@@ -172,6 +174,7 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
     import torch
 
     progress("clock and caches", 0.0)
+    _settle_allocator()
     cpu = read_cpu()
     last_level = max((cache.capacity_bytes for cache in cpu.caches), default=32 * MIB)
     probes = cpu_probes(uncached_nbytes=min(1024 * MIB, max(256 * MIB, 4 * last_level)))
@@ -195,7 +198,7 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
         launch_overhead_s=launch_s,
         dispatch_overhead_s=dispatch_s,
         overhead_source="measured here: launch = starting and joining the threads of one pointwise"
-        " kernel, dispatch = torch.add of eight elements",
+        " kernel, dispatch = aten.add.Tensor of eight elements",
         confidence="measured",
         source="ridgeline machines calibrate",
         notes="; ".join(
@@ -211,9 +214,18 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
     )
 
 
+def _settle_allocator() -> None:
+    """Frees one large block: from then on glibc keeps freed memory up to twice its size instead of
+    giving it back and faulting it in again, as in any program that has loaded a model.
+    """
+    import torch
+
+    torch.ones(_SETTLING_NBYTES // 4)
+
+
 def _matrix(cpu: Cpu, dtype: str, num_cores: int, timings: Timings) -> Rate:
     peak, source = peak_flops_per_s(cpu, dtype, num_cores=num_cores)
-    return raised_rate(float(f"{peak:.4g}"), source, *best_rate(timings, ("gemm",), dtype))
+    return raised_rate(float(f"{peak:.4g}"), source, *best_rate(timings, _PRODUCTS, dtype))
 
 
 def _vector(cpu: Cpu, num_cores: int) -> dict[str, Rate]:
@@ -245,17 +257,19 @@ def _caches(cpu: Cpu, timings: Timings) -> tuple[Cache, ...]:
 
 
 def _overheads(budget_s: float) -> tuple[float, float]:
-    """One eager op on the host; and what a second thread costs a kernel: grains per thread being
-    equal, a parallel loop over one grain per thread takes longer than a serial loop over one grain
-    by the fork and the join alone."""
+    """One op on the host, called as a graph's own code calls it; and what a second thread costs a
+    kernel: grains per thread being equal, a parallel loop over one grain per thread takes longer
+    than a serial loop over one grain by the fork and the join alone. The fastest samples count: a
+    join waits for its last thread, and behind another program that is a whole time slice."""
     import torch
 
     def timed(call: Call) -> float:
-        return summarise(take_samples(call, budget_s=budget_s / 3, wait=lambda: None)).time_s
+        return summarise(take_samples(call, budget_s=budget_s / 3, wait=lambda: None)).fastest_s
 
+    add = torch.ops.aten.add.Tensor
     tiny = torch.ones(8)
     a, b = torch.ones(_GRAIN * torch.get_num_threads()), torch.ones(_GRAIN)
-    dispatch_s = timed(lambda: torch.add(tiny, tiny))
+    dispatch_s = timed(lambda: add(tiny, tiny))
     parallel_s = timed(lambda: torch.add(a, a, out=a))
     serial_s = timed(lambda: torch.add(b, b, out=b))
     launch_s = max(parallel_s - serial_s, 0.1 * dispatch_s)  # no kernel is free: at least a call

@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     import torch
 
 # (m, n, k): a decoder's single token, small batches, a sentence, a page; square, wide, deep and
-# small layers
+# small layers; the least of all shows what starting a product costs
 GEMMS = (
+    (1, 32, 32), (1, 256, 256), (128, 256, 256), (128, 1024, 256),
     (1, 768, 768), (1, 3072, 768), (1, 768, 3072), (1, 4096, 1024), (1, 4096, 4096),
     (8, 256, 256), (8, 768, 768), (8, 3072, 768), (32, 768, 768), (32, 3072, 768), (32, 4096, 4096),
     (128, 64, 64), (128, 768, 768), (128, 3072, 768), (128, 768, 3072), (128, 4096, 1024),
+    (256, 768, 768), (256, 3072, 768),
     (512, 64, 256), (512, 256, 256), (512, 768, 768), (512, 3072, 768),
     (2048, 64, 64), (2048, 256, 1024), (2048, 768, 768),
 )  # fmt: skip
@@ -24,11 +26,12 @@ GPU_GEMMS = ((4096, 4096, 4096), (8192, 8192, 8192))
 # (batch * heads, q, kv, head_dim): encoder, ViT, long, diffusion self and cross, decode with short
 # and long caches
 ATTENTIONS = (
+    (1, 16, 16, 16), (4, 128, 128, 32),
     (12, 128, 128, 64), (12, 197, 197, 64), (12, 512, 512, 64), (8, 1024, 1024, 80),
     (8, 1024, 77, 80), (12, 1, 128, 64), (32, 1, 1024, 128),
 )  # fmt: skip
 
-LSTMS = ((35, 1, 512, 256), (70, 2, 512, 256))
+LSTMS = ((4, 1, 64, 64), (35, 1, 512, 256), (70, 2, 512, 256))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,19 @@ class ConvShape:
 
 
 CONVOLUTIONS = (
+    ConvShape(inputs=16, outputs=16, size=1, taps=1),  # nothing but the start of a convolution
+    ConvShape(inputs=16, outputs=16, size=1, taps=1, groups=16),
+    ConvShape(inputs=64, outputs=64, size=2, taps=1, groups=4),
+    ConvShape(inputs=16, outputs=16, size=1, taps=1, dims=3),
+    ConvShape(inputs=512, outputs=128, size=1, taps=1),  # squeeze and excitation
+    ConvShape(inputs=32, outputs=96, size=56, taps=1),  # narrow layers of small networks
+    ConvShape(inputs=96, outputs=32, size=28, taps=1),
+    ConvShape(inputs=64, outputs=384, size=14, taps=1),
+    ConvShape(inputs=128, outputs=768, size=7, taps=1),
+    ConvShape(inputs=128, outputs=128, size=28, taps=3),
+    ConvShape(inputs=96, outputs=96, size=56, taps=3, groups=96),
+    ConvShape(inputs=192, outputs=192, size=14, taps=3, groups=192),
+    ConvShape(inputs=768, outputs=768, size=7, taps=5, groups=768),
     ConvShape(inputs=3, outputs=64, size=224, taps=7, stride=2),  # ResNet stem
     ConvShape(inputs=3, outputs=16, size=224, taps=3, stride=2),  # MobileNet stem
     ConvShape(inputs=64, outputs=256, size=56, taps=1),

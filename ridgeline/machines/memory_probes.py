@@ -10,7 +10,7 @@ from ridgeline.units import KIB, MIB
 if TYPE_CHECKING:
     import torch
 
-STREAMS = (256 * KIB, MIB, 4 * MIB, 16 * MIB, 64 * MIB)
+STREAMS = (256 * KIB, MIB, 4 * MIB, 16 * MIB, 32 * MIB, 64 * MIB)
 NUMELS = (4 * KIB, 128 * KIB, MIB, 8 * MIB)
 ROWS = ((128, 768), (1536, 128), (2364, 197), (2048, 768))
 
@@ -151,6 +151,28 @@ def _pools(device: "torch.device") -> Iterator[Probe]:
         yield eager("max_pool", name, (64 * 56 * 56, 9), 64 * 56 * 56, max_pool)
         yield eager("avg_pool", name, (2048, 49), 2048, avg_pool)
         yield eager("batch_norm", name, (64 * 56 * 56,), 64 * 56 * 56, batch_norm)
+
+
+def packed_pools() -> Iterator[Probe]:
+    """The pool of a frozen graph on a CPU, which keeps pictures with their channels last."""
+    import torch
+
+    cpu = torch.device("cpu")
+    for name, dtype in floats(cpu):
+
+        def build(dtype: "torch.dtype" = dtype) -> Call:
+            x = filled((1, 64, 112, 112), dtype, cpu).contiguous(memory_format=torch.channels_last)
+            return lambda: torch.nn.functional.max_pool2d(x, 3, 2, 1)
+
+        numel = 64 * 56 * 56
+        yield Probe(
+            route="compiled",
+            kind="max_pool",
+            dtype=name,
+            features=(numel, 9),
+            work=numel,
+            build=build,
+        )
 
 
 def _gathers(device: "torch.device") -> Iterator[Probe]:

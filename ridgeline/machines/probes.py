@@ -8,7 +8,7 @@ larger of the two times.
 from typing import TYPE_CHECKING
 
 from ridgeline.machines.matrix_probes import matrix_probes, packed_probes
-from ridgeline.machines.memory_probes import memory_probes
+from ridgeline.machines.memory_probes import memory_probes, packed_pools
 from ridgeline.machines.probe import Probe
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def cpu_probes(*, uncached_nbytes: int) -> list[Probe]:
 
     probes = eager_probes(torch.device("cpu"), uncached_nbytes=uncached_nbytes)
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        probes += packed_probes()
+        probes += [*packed_probes(), *packed_pools()]
     return sorted(probes, key=lambda probe: probe.work)
 
 

@@ -17,6 +17,7 @@ is seen."""
 FEWEST_CLEAN = 3
 PREFERRED_NICENESS = -15
 _TASKS = Path("/proc/self/task")
+_AUTOGROUP = Path("/proc/self/autogroup")
 MOST_SAMPLES = 200
 
 
@@ -84,13 +85,16 @@ def _sample(call: Callable[[], object], num_calls: int, wait: Callable[[], None]
 def preferred() -> Iterator[bool]:
     """Asks the scheduler to prefer this process's threads, and says whether it may: where other
     programs want the cores, a parallel loop otherwise waits a time slice for its last thread."""
-    before = os.getpriority(os.PRIO_PROCESS, 0)
+    before, group_before = os.getpriority(os.PRIO_PROCESS, 0), _autogroup_niceness()
     is_preferred = _set_niceness(PREFERRED_NICENESS)
+    if is_preferred:
+        _set_autogroup_niceness(PREFERRED_NICENESS)
     try:
         yield is_preferred
     finally:
         if is_preferred:
             _set_niceness(before)
+            _set_autogroup_niceness(group_before)
 
 
 def _set_niceness(niceness: int) -> bool:
@@ -101,3 +105,16 @@ def _set_niceness(niceness: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _autogroup_niceness() -> int:
+    """Linux shares cores among sessions first, and niceness counts within one; 0 elsewhere."""
+    words = _AUTOGROUP.read_text(encoding="ascii").split() if _AUTOGROUP.is_file() else []
+    return int(words[-1]) if words else 0
+
+
+def _set_autogroup_niceness(niceness: int) -> None:
+    """Best effort: a system without sessions' shares, or one that says no, goes by niceness."""
+    if _AUTOGROUP.is_file():
+        with contextlib.suppress(OSError):
+            _AUTOGROUP.write_text(str(niceness), encoding="ascii")
