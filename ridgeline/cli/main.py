@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from ridgeline import __version__
+from ridgeline.cli.collector import leave_to_the_system
 from ridgeline.errors import RidgelineError
 
 if TYPE_CHECKING:
@@ -110,8 +111,9 @@ def ridgeline(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 ok, 1 a check failed, 2 bad input, 130 interrupted."""
-    given = list(sys.argv[1:] if args is None else args)
-    sys.exit(run(given))
+    code = run(list(sys.argv[1:] if args is None else args))
+    leave_to_the_system()
+    sys.exit(code)
 
 
 def run(args: Sequence[str]) -> int:
