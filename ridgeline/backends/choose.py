@@ -28,7 +28,6 @@ from ridgeline.errors import BackendError
 from ridgeline.graph import Graph
 from ridgeline.graph.flat import check_inputs
 from ridgeline.passes.manager import run_passes
-from ridgeline.units import format_percent
 
 Execution = Literal["eager", "compiled", "roofline"]
 # The predicted time of a graph in a dtype and a way to run it; None where there is no prediction.
