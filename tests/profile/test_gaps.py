@@ -12,7 +12,8 @@ from ridgeline import machines, zoo
 from ridgeline.errors import GraphError, MachineError
 from ridgeline.frontends import capture
 from ridgeline.graph import Graph, Phase
-from ridgeline.machines import Ceiling, Machine
+from ridgeline.machines import Ceiling, Kernel, Machine
+from ridgeline.machines.tables import Route
 from ridgeline.profile import (
     GapKind,
     Profile,
@@ -120,6 +121,23 @@ def test_slow_matrix_work_names_both_rates(machine: Machine) -> None:
     assert re.search(r"linear in fp32 runs at .* of what this machine reaches", largest.what)
     assert f"{flops / (2.0 - 2e-6) / 1e6:.2f} M" in largest.what
     assert largest.time_s == pytest.approx(2.0, rel=1e-3)
+
+
+def test_calibrated_routes_are_told_apart(machine: Machine) -> None:
+    def kernel(route: Route, rate: float) -> Kernel:
+        features = ("m", "n", "k")
+        samples = ((64.0, 64.0, 64.0, rate / 2), (512.0, 512.0, 512.0, rate))
+        return Kernel(
+            route=route, kind="gemm", dtype="fp32", features=features, samples=samples, source="x"
+        )
+
+    graph = mlp()
+    run = with_times(measure(graph, repeats=1), {"linear": 1.0}, 0.0)
+    calibrated = replace(machine, kernels=(kernel("eager", 2e11), kernel("compiled", 5e11)))
+    what = breakdown(graph, run, calibrated).gaps[0].what
+    assert "200 GFLOP/s as eager calls it, 500 GFLOP/s compiled" in what
+    alike = replace(machine, kernels=(kernel("eager", 5e11), kernel("compiled", 5e11)))
+    assert "calibrated" not in breakdown(graph, run, alike).gaps[0].what
 
 
 def test_traffic_is_what_fusion_saves(machine: Machine) -> None:
