@@ -1,16 +1,14 @@
 """Captures shared by the cost tests: each workload and phase is exported once per session."""
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import pytest
 import torch
+from cost_helpers import Captured
 
 from ridgeline import zoo
 from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph, Phase
-
-Captured = Callable[..., Graph]
 
 
 @pytest.fixture(scope="session")

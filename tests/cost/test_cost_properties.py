@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from conftest import Captured
-from cost_helpers import Wrapped, cost, counted_flops, meta
+from cost_helpers import Captured, Wrapped, cost, counted_flops, meta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Captured
-from cost_helpers import Wrapped
+from cost_helpers import Captured, Wrapped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

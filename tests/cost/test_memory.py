@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Captured
-from cost_helpers import Wrapped, kept_by_autograd
+from cost_helpers import Captured, Wrapped, kept_by_autograd
 from torch import Tensor, nn
 
 from ridgeline import zoo

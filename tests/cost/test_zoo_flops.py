@@ -4,8 +4,7 @@ and against what is published where that counter is wrong.
 
 import pytest
 import torch
-from conftest import Captured
-from cost_helpers import counted_flops
+from cost_helpers import Captured, counted_flops
 from torch import Tensor
 
 from ridgeline import zoo
