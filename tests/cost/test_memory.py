@@ -180,3 +180,18 @@ def test_the_curve_stays_above_what_is_always_held(
     if phase == "forward":
         returned = sum(graph.specs[ref].nbytes for ref in graph.outputs)
         assert found.curve[-1][1] >= found.persistent_bytes + returned
+
+
+def test_no_gradient_flows_through_detach() -> None:
+    class Stopped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x).detach())
+
+    graph = capture(Stopped(), (torch.randn(3, 4),), phase=Phase.TRAIN)
+    backward = [w for w in work_of(graph) if w.part is Part.BACKWARD]
+    assert [w.module for w in backward if w.cost.flops] == ["second"]
+    assert sum(w.cost.flops for w in backward) == 2 * 3 * 8 * 2  # the weight's gradient alone
