@@ -14,8 +14,10 @@ _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 def require_compiler() -> None:
     """Raises BackendError where Inductor finds no C++ compiler."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
+    with warnings.catch_warnings():  # importing Inductor runs into torch's own deprecations
+        warnings.simplefilter("ignore")
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
 
     try:
         get_cpp_compiler()

@@ -52,7 +52,7 @@ class Edit:
     @property
     def output(self) -> fx.Node:
         """The node that returns."""
-        (node,) = (n for n in self.module.graph.nodes if n.op == "output")
+        node: fx.Node = self.module.graph.output_node()
         return node
 
     @property
@@ -131,7 +131,8 @@ class Edit:
         return replace(self._graph, program=program)
 
     def _spec(self, placeholder: fx.Node) -> InputSpec:
-        for spec in self._signature.input_specs:
+        specs: list[InputSpec] = self._signature.input_specs
+        for spec in specs:
             if isinstance(spec.arg, TensorArgument) and spec.arg.name == placeholder.name:
                 return spec
         raise GraphError(f"graph {self._graph.name} has no input %{placeholder.name}.")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, OutputKind
+from torch.fx.node import Argument
 from torch.utils._pytree import tree_leaves
 
 from ridgeline.errors import GraphError
@@ -76,7 +77,7 @@ def _attach(
     return attribute
 
 
-def _substitute(module: fx.GraphModule, node: fx.Node, value: object) -> None:
+def _substitute(module: fx.GraphModule, node: fx.Node, value: Argument) -> None:
     for user in list(node.users):
         user.args = fx.map_arg(user.args, lambda n: value if n is node else n)
         user.kwargs = fx.map_arg(user.kwargs, lambda n: value if n is node else n)

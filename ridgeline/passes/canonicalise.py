@@ -33,4 +33,4 @@ def _is_inactive_dropout(node: fx.Node) -> bool:
     if node.op != "call_function" or packet_of(node.target) != "aten.dropout":
         return False
     _, probability, is_training = node.args
-    return not is_training or probability == 0
+    return is_training is False or probability in (0, 0.0)

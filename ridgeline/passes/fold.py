@@ -265,8 +265,9 @@ def _scaled(source: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
         return weight * scale.view(-1, *[1] * (weight.dim() - 1))
     groups = _argument(source, "groups")  # weight: (C, K / groups, *R), scale: (K,)
     assert isinstance(groups, int)
-    grouped = weight.unflatten(0, (groups, -1))
-    return (grouped * scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
+    grouped = weight.view(groups, -1, *weight.shape[1:])
+    scaled = grouped * scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
+    return scaled.view(weight.shape)
 
 
 def _store(edit: Edit, old: fx.Node | None, value: Tensor, path: str) -> fx.Node:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import Argument
 
 from ridgeline.errors import GraphError
 from ridgeline.graph import Category, Graph, dtype_name, row_of
@@ -121,7 +122,7 @@ class _Caster:
     def _clamp_scalars(self, node: fx.Node) -> None:
         largest = torch.finfo(self.dtype).max
 
-        def clamp(argument: object) -> object:
+        def clamp(argument: Argument) -> Argument:
             if isinstance(argument, float) and largest < abs(argument) < float("inf"):
                 return largest if argument > 0 else -largest
             return argument
@@ -130,7 +131,7 @@ class _Caster:
         node.kwargs = {k: _map_scalars(clamp, a) for k, a in node.kwargs.items()}
 
     def _restore_outputs(self, output: fx.Node) -> None:
-        returned = []
+        returned: list[Argument] = []
         for value in output.args[0]:  # type: ignore[union-attr]
             before = self.originals.get(value) if isinstance(value, fx.Node) else None
             if isinstance(value, fx.Node) and isinstance(before, Tensor):
@@ -143,9 +144,9 @@ class _Caster:
         output.args = (tuple(returned),)
 
 
-def _map_scalars(function: Callable[[object], object], argument: object) -> object:
+def _map_scalars(function: Callable[[Argument], Argument], argument: Argument) -> Argument:
     if isinstance(argument, list | tuple):
-        return type(argument)(_map_scalars(function, a) for a in argument)
+        return tuple(_map_scalars(function, a) for a in argument)
     return function(argument)
 
 
