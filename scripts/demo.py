@@ -95,7 +95,7 @@ def encoder_and_tokens(sentences: Sequence[str]) -> tuple[nn.Module, tuple[Tenso
 
 
 def photograph() -> Tensor:
-    """The sample photograph as one normalised image: shorter side scaled to SIDE, centre cut out."""
+    """The sample photograph as one normalised image: shorter side made SIDE, centre cut out."""
     from sklearn.datasets import load_sample_image
 
     pixels = torch.from_numpy(load_sample_image("china.jpg").copy())  # (427, 640, 3), uint8

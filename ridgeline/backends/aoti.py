@@ -58,7 +58,8 @@ def _tensors_only(graph: Graph) -> ExportedProgram:
         )
     inputs = align_inputs(graph)(example_inputs(graph))
     program: ExportedProgram = torch.export.export(flat_module(graph), inputs)
-    return program.run_decompositions({})
+    functional: ExportedProgram = program.run_decompositions({})
+    return functional
 
 
 def load_package(path: Path) -> Runnable:

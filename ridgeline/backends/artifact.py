@@ -202,7 +202,9 @@ def _graph_bytes(graph: Graph) -> bytes:
 def _read(file: Path) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and the members it vouches for."""
     if not file.is_file():
-        raise BackendError(f"no file {file}; `ridgeline optimize TARGET -o {file.name}` writes one.")
+        raise BackendError(
+            f"no file {file}; `ridgeline optimize TARGET -o {file.name}` writes one."
+        )
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()

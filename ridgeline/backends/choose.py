@@ -167,9 +167,7 @@ def _run_jobs(
                 outputs = torch.load(Path(job.folder) / "outputs.pt", weights_only=True)
                 limit = TOLERANCES[job.dtype] if tolerance is None else tolerance
                 timings[number] = _judged(timings[number], expected, outputs, limit)
-        return measure_in_turn(
-            nursery, timings, repeats, bounds, lambda f: tell("measure", f)
-        )
+        return measure_in_turn(nursery, timings, repeats, bounds, lambda f: tell("measure", f))
 
 
 def _judged(
@@ -232,7 +230,13 @@ def _waterfall(
             "fp32",
             "compiled",
         ),
-        ("bf16", _best_of([c for c in candidates if c.dtype == "bf16"]), folded, "bf16", "compiled"),
+        (
+            "bf16",
+            _best_of([c for c in candidates if c.dtype == "bf16"]),
+            folded,
+            "bf16",
+            "compiled",
+        ),
     ]
     steps = [
         Step(

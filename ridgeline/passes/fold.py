@@ -250,7 +250,9 @@ def _scale_and_shift(norm: fx.Node, weights: dict[fx.Node, Tensor]) -> tuple[Ten
         weights[n].detach().double() if isinstance(n, fx.Node) else None for n in nodes
     )
     eps = _argument(norm, "eps")
-    assert mean is not None and variance is not None and isinstance(eps, float)
+    assert mean is not None
+    assert variance is not None
+    assert isinstance(eps, float)
     scale = torch.rsqrt(variance + eps) * (1.0 if gamma is None else gamma)
     return scale, (0.0 if beta is None else beta) - mean * scale
 

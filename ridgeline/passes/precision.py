@@ -78,9 +78,7 @@ class _Caster:
         floats = [i for i in node.all_input_nodes if _is_floating(i.meta.get("val"))]
         row = row_of(packet_of(node.target))
         is_low = any(i in self.low for i in floats)
-        is_low |= bool(floats) and (
-            row.category in _ALWAYS_CAST or row.kind in _ALWAYS_CAST_KINDS
-        )
+        is_low |= bool(floats) and (row.category in _ALWAYS_CAST or row.kind in _ALWAYS_CAST_KINDS)
         if is_low and floats:
             wanted = torch.float32 if row.kind in _KEEP_WIDE else self.dtype
             self._cast_operands(node, floats, wanted)
@@ -151,7 +149,7 @@ def _map_scalars(function: Callable[[Argument], Argument], argument: Argument) -
 
 
 def _is_floating(value: object) -> bool:
-    """Whether a value is floating-point, or holds one that is (what `unbind` or an LSTM returns)."""
+    """Whether a value is floating-point, or holds one that is: what `unbind` returns."""
     if isinstance(value, list | tuple):
         return any(_is_floating(v) for v in value)
     return isinstance(value, Tensor) and value.is_floating_point()

@@ -178,7 +178,9 @@ def test_a_missing_truncated_or_foreign_file_is_one_sentence(saved: Path, tmp_pa
         saved.write_bytes(whole[:size])
         with pytest.raises(BackendError, match=r"is no readable \.ridge file"):
             load(saved)
-    with pytest.raises(BackendError, match=r"no file .*; `ridgeline optimize TARGET -o none\.ridge`"):
+    with pytest.raises(
+        BackendError, match=r"no file .*; `ridgeline optimize TARGET -o none\.ridge`"
+    ):
         load(tmp_path / "none.ridge")
 
 

@@ -140,7 +140,9 @@ def test_a_hanging_candidate_is_ended_and_nothing_is_left(scratch: Path) -> None
 
 def test_when_nothing_is_right_every_reason_is_told() -> None:
     graph, inputs = lstm_graph()
-    with pytest.raises(BackendError, match=r"no backend can run Lstm within tolerance \(wrong fp32"):
+    with pytest.raises(
+        BackendError, match=r"no backend can run Lstm within tolerance \(wrong fp32"
+    ):
         optimize(graph, inputs, backends=[fakes.Wrong], dtypes=["fp32"], repeats=2, limits=QUICK)
 
 

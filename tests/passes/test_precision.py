@@ -35,7 +35,9 @@ def test_the_work_is_done_in_the_new_type() -> None:
     model, inputs = MODELS["block"]()
     low = set_precision(capture(model, inputs), torch.bfloat16)
     types = node_types(low)
-    assert {types[op] for op in ("linear", "layer_norm", "softmax", "gelu", "embedding")} == {"bf16"}
+    assert {types[op] for op in ("linear", "layer_norm", "softmax", "gelu", "embedding")} == {
+        "bf16"
+    }
     assert set_precision(low, torch.bfloat16).digest == low.digest
 
 
