@@ -16,21 +16,32 @@ from ridgeline.report.treemap import Tile, treemap
 from ridgeline.report.verdict import CEILINGS, advice_line, clause, low_confidence, misfit, verdict
 from ridgeline.units import format_bytes, format_count, format_percent, format_time
 
-# What all readings of a page share, and the most that one gets; keeps a page below a megabyte.
+# Table rows, dots and tiles that all readings of a page share, and the most that one reading gets.
 _ROWS, _DOTS, _TILES = 1000, 360, 400
 _MOST_DOTS, _MOST_TILES = 120, 160
 _MOST_IN_DETAIL = 6
 _MOST_LIVE = 12
+_MOST_OPS = 150
+_MOST_BYTES = 950_000
 
 
 def inspect_page(readings: Sequence[Reading]) -> str:
-    """One offline HTML page of all readings, under a megabyte whatever the graph's size.
+    """One offline HTML page of all readings, under a megabyte: long names leave less room for rows.
 
     All stand side by side; of more than six, only the first machine's of each phase in detail.
     """
     shown = readings
     if len(readings) > _MOST_IN_DETAIL:
         shown = first_of_each_phase(readings)[:_MOST_IN_DETAIL]
+    for divisor in (1, 2, 4, 8):
+        page = _page(readings, shown, len(shown) * divisor)
+        if len(page.encode()) <= _MOST_BYTES:
+            break
+    return page
+
+
+def _page(readings: Sequence[Reading], shown: Sequence[Reading], many: int) -> str:
+    """The page with `shown` in detail, each with one part in `many` of the room."""
     notes = dict.fromkeys(low_confidence(r.estimate) for r in readings)
     targets = dict.fromkeys(r.target for r in readings)
     sections = [Section(id="definitions", title="Definitions", body=definitions(DEFINITIONS))]
@@ -41,7 +52,7 @@ def inspect_page(readings: Sequence[Reading]) -> str:
             title=f"ridgeline inspect {' vs '.join(targets)}",
             verdict=verdict(readings),
             notes=tuple(filter(None, notes)),
-            groups=tuple(_group(i, shown) for i in range(len(shown))),
+            groups=tuple(_group(i, shown, many) for i in range(len(shown))),
             sections=tuple(sections),
         )
     )
@@ -57,13 +68,12 @@ def _side_by_side(readings: Sequence[Reading]) -> Section:
     return Section(id="totals", title="Side by side", body=table(headers, rows))
 
 
-def _group(index: int, readings: Sequence[Reading]) -> Group:
+def _group(index: int, readings: Sequence[Reading], many: int) -> Group:
     reading, key = readings[index], f"r{index + 1}"
     run = reading.estimate
     title = f"{run.phase} on {run.machine.name}"
     if len({r.target for r in readings}) > 1:
         title = f"{reading.target}: {title}"
-    many = len(readings)
     sections = [_totals(key, reading)]
     if reading.advice:
         sections.append(_advice(key, reading))
@@ -209,9 +219,16 @@ def _tiles(reading: Reading, most: int) -> list[Tile]:
             f"{elided(module)}: {elided(op)} x{runs:,}\n{format_time(time_s)}, "
             f"{format_percent(time_s / total_s)}\nmostly waits for {longest.bound}"
         )
-        words = f"{longest.module} {op}".strip()
+        words = f"{elided(longest.module)} {elided(op)}".strip()
         tiles.append(
-            Tile(group=module, label=op, value=time_s, bound=longest.bound, tip=tip, filter=words)
+            Tile(
+                group=module,
+                label=elided(op, 40),
+                value=time_s,
+                bound=longest.bound,
+                tip=tip,
+                filter=words,
+            )
         )
     tiles.sort(key=lambda t: -t.value)
     return [t for t in tiles[:most] if t.value > 0.0004 * total_s]
@@ -329,13 +346,18 @@ def _ops(key: str, reading: Reading) -> Section:
             Cell(text=g.engine),
             *_numbers(g.count, g.time_s, g.share, g.flops, g.vector_ops, g.moved_bytes, g.bound),
         ]
-        for g in groups
+        for g in groups[:_MOST_OPS]
     ]
+    rest = len(groups) - _MOST_OPS
     return Section(
         id=f"{key}-ops",
         title="Op kinds",
         lead="Every op kind that the model needs, and the engine that runs it.",
-        body=table(["op", "category", "engine", *_COLUMNS], rows),
+        body=table(
+            ["op", "category", "engine", *_COLUMNS],
+            rows,
+            foot=f"{rest} more op kinds take less." if rest > 0 else "",
+        ),
     )
 
 

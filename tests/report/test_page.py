@@ -118,6 +118,17 @@ def test_a_large_graph_stays_below_a_megabyte_and_says_what_it_left_out(
     assert page.count(f"The {1000 // detailed} longest of 6000 nodes") == detailed
 
 
+def test_long_names_leave_less_room_for_rows(reading: Reading) -> None:
+    (first, *_) = reading.estimate.nodes
+    nodes = tuple(
+        replace(first, name=f"{i}{'n' * 5000}", op=f"{i}{'o' * 5000}", module=f"m{i}.{'m' * 5000}")
+        for i in range(1500)
+    )
+    page = inspect_page([with_nodes(reading, nodes)])
+    assert len(page.encode()) < MEGABYTE
+    assert re.search(r"The \d+ longest of 1500 nodes", page)
+
+
 def test_boxes_of_a_treemap_fill_it_in_proportion() -> None:
     values = [6.0, 6.0, 4.0, 3.0, 2.0, 2.0, 1.0]
     boxes = squarify(values, 0, 0, 600, 400)
