@@ -12,10 +12,13 @@ from ridgeline.machines.tables import KERNEL_FEATURES
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A kernel of KERNEL_FEATURES and the values of its features."""
+    """A kernel of KERNEL_FEATURES and the values of its features. is_packable: whether a frozen
+    graph packs the second operand once and for all, if that is a weight.
+    """
 
     kind: str
     features: tuple[float, ...]
+    is_packable: bool = True
 
     def __post_init__(self) -> None:
         if len(self.features) != len(KERNEL_FEATURES[self.kind]):
@@ -37,7 +40,7 @@ _POOLS: Mapping[str, str] = {"max_pool": "max_pool", "adaptive_max_pool": "max_p
 
 def work_in(kind: str, features: Sequence[float]) -> float:
     """Work of one call in the unit of its rate, as KERNEL_UNITS defines it."""
-    if kind in ("gemm", "convolution"):
+    if kind in ("gemm", "gemm_cold", "convolution"):
         return 2.0 * prod(features[:4])  # a convolution's fourth feature counts its groups
     if kind == "attention":
         return 4.0 * prod(features)
@@ -102,7 +105,8 @@ def _grouped(node: Node) -> Call:
     left, right = node.tensors[0], node.tensors[1]
     n, k = right.shape[-1], left.shape[-1]
     groups = right.shape[0] if len(right.shape) == 3 else 1
-    return _gemm(max(1, node.out.numel // n // groups), n, k)
+    m = max(1, node.out.numel // n // groups)
+    return Call(kind="gemm", features=(m, n, k), is_packable=False)
 
 
 def _gemm(m: int, n: int, k: int) -> Call:

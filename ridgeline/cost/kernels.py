@@ -19,6 +19,7 @@ from ridgeline.machines.tables import Route
 
 # Bytes that calibration's elementwise kernel moves per element: two operands and a result.
 _ELEMENTWISE_BYTES: Mapping[str, int] = {"fp32": 12, "bf16": 6, "fp16": 6}
+_BEYOND_CACHES = 2**40
 _ROUTES: Mapping[Execution, Route] = {Execution.EAGER: "eager", Execution.COMPILED: "compiled"}
 
 
@@ -43,7 +44,9 @@ class KernelModel:
     execution: Execution
     ceiling: Ceiling
     _curves: dict[str, tuple[Sample, ...]] = field(default_factory=dict, repr=False)
-    _speeds: dict[tuple[str, str, Group | None], Speed] = field(default_factory=dict, repr=False)
+    _speeds: dict[tuple[str, str, str, Group | None], Speed] = field(
+        default_factory=dict, repr=False
+    )
 
     @cached_property
     def is_measured(self) -> bool:
@@ -83,14 +86,18 @@ class KernelModel:
         """A product with operands as warm as its samples had them, and the wait for weights that
         lie further away.
         """
-        speed = self._speed(call, compute_dtype(work.node))
+        is_packed = call.kind != "gemm" or (call.is_packable and move.weight_nbytes > 0)
+        route = _ROUTES[self.execution] if is_packed else "eager"
+        dtype, flops = compute_dtype(work.node), work.cost.executed_flops
+        speed = self._speed(call, dtype, route)
         if speed is None:
             return None
+        run_s = speed.run_s(flops, call.features)
         return Times(
-            compute_s=speed.run_s(work.cost.executed_flops, call.features),
+            compute_s=run_s,
             memory_s=self._memory_s(move),
             overhead_s=speed.start_s if move.is_start else 0.0,
-            exposed_s=self._exposed_s(move),
+            exposed_s=self._exposed_s(move, call, dtype, route, flops, speed.start_s + run_s),
         )
 
     def _eager_vector(self, work: Work, move: Move) -> Times:
@@ -116,7 +123,8 @@ class KernelModel:
     def _vector_s(self, work: Work, dtype: str) -> float:
         """The arithmetic of anything that is not a matrix product."""
         call = vector_call(work.node) if work.node is not None else None
-        speed = self._speed(call, dtype) if call is not None else None
+        route = _ROUTES[self.execution]
+        speed = self._speed(call, dtype, route) if call is not None else None
         if call is not None and speed is not None:
             return speed.run_s(work_in(call.kind, call.features), call.features)
         cost, machine = work.cost, self.machine
@@ -134,15 +142,28 @@ class KernelModel:
         rest = move.nbytes - move.weight_nbytes
         return weights_s + (rest / self._bandwidth("stream_triad", rest) if rest > 0 else 0.0)
 
-    def _exposed_s(self, move: Move) -> float:
+    def _exposed_s(
+        self, move: Move, call: Call, dtype: str, route: Route, flops: int, warm_s: float
+    ) -> float:
         """By how much longer weights take from where a run leaves them than from where a kernel's
-        samples, called again and again on the same ones, found them.
+        samples, called again and again on the same ones, found them: as measured for products, by
+        bandwidth for the rest.
         """
         if not move.weight_nbytes:
             return 0.0
-        far = self._bandwidth("stream_read", max(move.pass_nbytes, move.weight_nbytes))
-        near = self._bandwidth("stream_read", move.weight_nbytes)
-        return max(0.0, move.weight_nbytes / far - move.weight_nbytes / near)
+        near = 1 / self._bandwidth("stream_read", move.weight_nbytes)
+        far = 1 / self._bandwidth("stream_read", max(move.pass_nbytes, move.weight_nbytes))
+        cold_call = Call(kind="gemm_cold", features=call.features) if call.kind == "gemm" else None
+        cold = self._speed(cold_call, dtype, route) if cold_call is not None else None
+        if cold is None:
+            return max(0.0, move.weight_nbytes * (far - near))
+        cold_s = cold.start_s + cold.run_s(flops, call.features)
+        return max(0.0, cold_s - warm_s) * self._coldness(near, far)
+
+    def _coldness(self, near: float, far: float) -> float:
+        """How much of the way from the near to main memory the far lies; in seconds per byte."""
+        farthest = 1 / self._bandwidth("stream_read", _BEYOND_CACHES)
+        return min(1.0, max(0.0, far - near) / (farthest - near)) if farthest > near else 0.0
 
     def _allocating_s(self, move: Move, dtype: str) -> float:
         """Moving bytes as an eager op does, page faults of a fresh result included."""
@@ -163,13 +184,13 @@ class KernelModel:
             self._curves[kind] = best_from(kernel.samples)
         return rate_at(self._curves[kind], (max(1, nbytes),))
 
-    def _speed(self, call: Call, dtype: str) -> Speed | None:
+    def _speed(self, call: Call, dtype: str, route: Route) -> Speed | None:
         """The speed of the kernel that the call is; None where nothing like it was measured."""
-        kernel = self._kernel(call.kind, dtype)
+        kernel = self.machine.find_kernel(route, call.kind, dtype)
         if kernel is None:
             return None
         group = group_of(call.features) if call.kind == "convolution" else None
-        key = (call.kind, dtype, group)
+        key = (kernel.route, call.kind, dtype, group)
         if key not in self._speeds:
             samples = kernel.samples if group is None else _alike(kernel.samples, group)
             works = [work_in(call.kind, sample[:-1]) for sample in samples]
@@ -177,8 +198,7 @@ class KernelModel:
         return self._speeds[key]
 
     def _kernel(self, kind: str, dtype: str) -> Kernel | None:
-        route = _ROUTES[self.execution]
-        return self.machine.find_kernel(route, kind, dtype)
+        return self.machine.find_kernel(_ROUTES[self.execution], kind, dtype)
 
 
 def _alike(samples: tuple[Sample, ...], group: Group) -> tuple[Sample, ...]:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from ridgeline.machines.probe import Call, Probe, eager, filled, floats
+from ridgeline.machines.probe import Call, Probe, eager, filled, floats, in_turn
 from ridgeline.machines.tables import Route
+from ridgeline.units import MIB
 
 if TYPE_CHECKING:
     import torch
 
+Shape = tuple[int, int, int]
 # (m, n, k): a decoder's single token, small batches, a sentence, a page; square, wide, deep and
 # small layers; the least of all shows what starting a product costs
 GEMMS = (
@@ -22,6 +24,12 @@ GEMMS = (
     (512, 64, 256), (512, 256, 256), (512, 768, 768), (512, 3072, 768),
     (2048, 64, 64), (2048, 256, 1024), (2048, 768, 768),
 )  # fmt: skip
+# The same with weights that come from main memory each time: short products wait for them
+COLD_GEMMS = (
+    (1, 768, 768), (1, 768, 3072), (8, 768, 768), (32, 1024, 256), (32, 768, 768),
+    (128, 256, 256), (128, 768, 768), (128, 768, 3072), (512, 768, 768),
+)  # fmt: skip
+COLD_NBYTES = 64 * MIB  # of weights that take turns: more than a last-level cache keeps
 GPU_GEMMS = ((4096, 4096, 4096), (8192, 8192, 8192))
 # (batch * heads, q, kv, head_dim): encoder, ViT, long, diffusion self and cross, decode with short
 # and long caches
@@ -119,33 +127,61 @@ def _gemm_shapes(device: "torch.device") -> tuple[tuple[int, int, int], ...]:
 
 
 def _gemms(device: "torch.device") -> Iterator[Probe]:
-    import torch
-
     for name, dtype in floats(device):
-        for m, n, k in _gemm_shapes(device):
-
-            def build(m: int = m, n: int = n, k: int = k, dtype: "torch.dtype" = dtype) -> Call:
-                x, w = filled((m, k), dtype, device), filled((n, k), dtype, device)
-                bias = filled((n,), dtype, device)
-                return lambda: torch.nn.functional.linear(x, w, bias)
-
-            yield _gemm_probe("eager", name, m, n, k, build)
+        for shape in _gemm_shapes(device):
+            yield _gemm_probe("eager", "gemm", name, shape, _linear, dtype, device)
+        for shape in COLD_GEMMS if device.type == "cpu" else ():
+            yield _gemm_probe("eager", "gemm_cold", name, shape, _linear, dtype, device)
 
 
 def _packed_gemms() -> Iterator[Probe]:
     import torch
 
     cpu = torch.device("cpu")
-    ops = torch.ops.mkldnn
     for name, dtype in floats(cpu):
-        for m, n, k in GEMMS:
+        for kind, shapes in (("gemm", GEMMS), ("gemm_cold", COLD_GEMMS)):
+            for shape in shapes:
+                yield _gemm_probe("compiled", kind, name, shape, _packed, dtype, cpu)
 
-            def build(m: int = m, n: int = n, k: int = k, dtype: "torch.dtype" = dtype) -> Call:
-                x, bias = filled((m, k), dtype, cpu), filled((n,), dtype, cpu)
-                packed = ops._reorder_linear_weight(filled((n, k), dtype, cpu), m)
-                return lambda: ops._linear_pointwise(x, packed, bias, "none", [], "")
 
-            yield _gemm_probe("compiled", name, m, n, k, build)
+def _linear(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Call:
+    """A product as eager code makes it."""
+    import torch
+
+    m, n, k = shape
+    x, w = filled((m, k), dtype, device), filled((n, k), dtype, device)
+    bias = filled((n,), dtype, device)
+    return lambda: torch.nn.functional.linear(x, w, bias)
+
+
+def _packed(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Call:
+    """A product as frozen code makes it: weights packed for oneDNN."""
+    import torch
+
+    (m, n, k), ops = shape, torch.ops.mkldnn
+    x, bias = filled((m, k), dtype, device), filled((n,), dtype, device)
+    packed = ops._reorder_linear_weight(filled((n, k), dtype, device), m)
+    return lambda: ops._linear_pointwise(x, packed, bias, "none", [], "")
+
+
+def _gemm_probe(
+    route: Route,
+    kind: str,
+    name: str,
+    shape: Shape,
+    make: Callable[[Shape, "torch.dtype", "torch.device"], Call],
+    dtype: "torch.dtype",
+    device: "torch.device",
+) -> Probe:
+    _, n, k = shape
+    weights = COLD_NBYTES // (n * k * dtype.itemsize) + 1 if kind == "gemm_cold" else 1
+
+    def build() -> Call:
+        return in_turn([make(shape, dtype, device) for _ in range(weights)])
+
+    return Probe(
+        route=route, kind=kind, dtype=name, features=shape, work=2.0 * prod(shape), build=build
+    )
 
 
 def _int8_gemms(device: "torch.device") -> Iterator[Probe]:
@@ -159,7 +195,7 @@ def _int8_gemms(device: "torch.device") -> Iterator[Probe]:
             x, w = filled((m, k), torch.int8, device), filled((n, k), torch.int8, device).t()
             return lambda: torch._int_mm(x, w)
 
-        yield _gemm_probe("eager", "int8", m, n, k, build)
+        yield _int8_probe("eager", m, n, k, build)
 
 
 def _packed_int8_gemms() -> Iterator[Probe]:
@@ -178,14 +214,12 @@ def _packed_int8_gemms() -> Iterator[Probe]:
                 x, 0.02, 0, packed, scale, zero, *into, "none", [], ""
             )
 
-        yield _gemm_probe("compiled", "int8", m, n, k, build)
+        yield _int8_probe("compiled", m, n, k, build)
 
 
-def _gemm_probe(
-    route: Route, dtype: str, m: int, n: int, k: int, build: Callable[[], Call]
-) -> Probe:
+def _int8_probe(route: Route, m: int, n: int, k: int, build: Callable[[], Call]) -> Probe:
     work = 2.0 * m * n * k
-    return Probe(route=route, kind="gemm", dtype=dtype, features=(m, n, k), work=work, build=build)
+    return Probe(route=route, kind="gemm", dtype="int8", features=(m, n, k), work=work, build=build)
 
 
 def _convolutions(device: "torch.device") -> Iterator[Probe]:

@@ -1,7 +1,8 @@
 """One thing to time, and how its operands are made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from ridgeline.machines.tables import Route
@@ -45,6 +46,12 @@ def filled(shape: tuple[int, ...], dtype: "torch.dtype", device: "torch.device")
     if not dtype.is_floating_point:
         return torch.randint(0, 127, shape, dtype=dtype, device=device)
     return torch.rand(shape, dtype=dtype, device=device)
+
+
+def in_turn(calls: Sequence[Call]) -> Call:
+    """Makes the calls one after the other, the first again after the last."""
+    turns = cycle(calls)
+    return lambda: next(turns)()
 
 
 def eager(

@@ -53,6 +53,7 @@ datasheet; low: unverified; announced: not yet released."""
 
 KERNEL_FEATURES: Mapping[str, tuple[str, ...]] = {
     "gemm": ("m", "n", "k"),
+    "gemm_cold": ("m", "n", "k"),
     "convolution": ("m", "n", "k", "groups", "spatial_dims"),
     "attention": ("batch_heads", "q", "kv", "head_dim"),
     "lstm": ("seq", "batch", "input", "hidden"),
@@ -73,13 +74,15 @@ KERNEL_FEATURES: Mapping[str, tuple[str, ...]] = {
     "max_pool": ("numel", "taps"),
     "avg_pool": ("numel", "taps"),
 }
-"""What describes one call of a kernel kind. gemm: (m, k) @ (k, n). convolution: m = batch * output
+"""What describes one call of a kernel kind. gemm: (m, k) @ (k, n), called again and
+again; gemm_cold: the same with other weights each time, so that they come from main memory.
+convolution: m = batch * output
 positions, n = output channels per group, k = input channels per group * taps. attention:
 batch_heads = batch * heads. stream_*: nbytes = the whole working set, all arrays together.
 embedding: rows gathered and bytes per row. Pools: numel = output elements, taps = window size.
 Eager kernels allocate their output, page faults of large ones included, as a user's code does."""
 
-_FLOPS = ("gemm", "convolution", "attention", "lstm")
+_FLOPS = ("gemm", "gemm_cold", "convolution", "attention", "lstm")
 _BYTES = ("stream_read", "stream_copy", "stream_triad", "permute", "embedding")
 KERNEL_UNITS: Mapping[str, str] = {
     kind: "FLOP/s" if kind in _FLOPS else "bytes/s" if kind in _BYTES else "elements/s"

@@ -88,7 +88,8 @@ def compiled(*kernels: Kernel) -> KernelModel:
 
 
 def warm(node: Node) -> Move:
-    return Move(nbytes=cost_of(node).nbytes)
+    weights = node.spec("weight").nbytes if node.op == "linear" else 0
+    return Move(nbytes=cost_of(node).nbytes, weight_nbytes=weights)
 
 
 @given(gemm_samples)
@@ -282,6 +283,40 @@ def test_weights_far_away_are_waited_for() -> None:
     far = replace(near, pass_nbytes=256 * MIB)
     waited_s = model.times(work(node), far).time_s - model.times(work(node), near).time_s
     assert waited_s == pytest.approx(MIB / 30e9 - MIB / 100e9)
+
+
+def test_cold_products_as_measured() -> None:
+    cold = [(*s[:3], s[3] / 2) for s in GEMM]
+    model = compiled(
+        kernel("gemm", GEMM, "compiled"),
+        kernel("gemm_cold", cold, "compiled"),
+        kernel("stream_read", READ),
+    )
+    for m, n, k, rate in cold:
+        node = linear(m, n, k)
+        far = Move(nbytes=1024, weight_nbytes=1024, pass_nbytes=256 * MIB)
+        assert model.times(work(node), far).time_s == pytest.approx(2 * m * n * k / rate)
+        near = replace(far, pass_nbytes=1024)
+        assert model.times(work(node), near).time_s == pytest.approx(m * n * k / rate)
+
+
+def test_only_weights_are_packed() -> None:
+    packed, plain = kernel("gemm", [(8, 8, 8, 2e9)], "compiled"), kernel("gemm", [(8, 8, 8, 1e9)])
+    model = compiled(packed, plain)
+    weight = Move(nbytes=0, weight_nbytes=64)
+    node = linear(8, 8, 8)
+    with_weight = model.times(work(node), weight).time_s
+    assert model.times(work(node), Move(nbytes=0)).time_s == pytest.approx(2 * with_weight)
+    experts = node_of(
+        aten._grouped_mm.default,
+        meta(16, 8, dtype=torch.bfloat16),
+        meta(2, 8, 8, dtype=torch.bfloat16),
+        meta(2, dtype=torch.int32),
+        out=meta(16, 8, dtype=torch.bfloat16),
+    )
+    call = matrix_call(experts)
+    assert call is not None
+    assert (call.features, call.is_packable) == ((8, 8, 8), False)
 
 
 def test_views_cost_a_dispatch_in_eager_code_only() -> None:
