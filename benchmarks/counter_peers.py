@@ -49,7 +49,9 @@ class Positional(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         """The logits."""
-        logits: Tensor = self.model(**dict(zip(self.names, values, strict=True)), use_cache=False)[0]
+        logits: Tensor = self.model(**dict(zip(self.names, values, strict=True)), use_cache=False)[
+            0
+        ]
         return logits
 
 
@@ -66,7 +68,9 @@ def _from_config(path: Path) -> Subject:
 
     config = AutoConfig.from_pretrained(path)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=torch.bfloat16
+        ).eval()
         tensors = {
             "input_ids": torch.zeros(1, TOKENS, dtype=torch.int64),
             "attention_mask": torch.zeros(1, 1, TOKENS, TOKENS, dtype=torch.bfloat16),
@@ -98,7 +102,10 @@ def flop_counter_mode(subject: Subject) -> Answer:
 
 def fvcore(subject: Subject) -> Answer:
     """fvcore counts the operators of a TorchScript trace, in multiply-adds."""
-    from fvcore.nn import FlopCountAnalysis, parameter_count
+    from fvcore.nn import (  # type: ignore[import-not-found]
+        FlopCountAnalysis,
+        parameter_count,
+    )
 
     module, inputs = subject.module, subject.args
     if subject.kwargs:
@@ -112,7 +119,7 @@ def fvcore(subject: Subject) -> Answer:
 
 def calflops(subject: Subject) -> Answer:
     """calflops replaces functions of torch.nn.functional and of Tensor by counting ones."""
-    from calflops import calculate_flops
+    from calflops import calculate_flops  # type: ignore[import-not-found]
 
     flops, _, parameters = calculate_flops(
         subject.module,
@@ -126,7 +133,7 @@ def calflops(subject: Subject) -> Answer:
 
 def torchinfo(subject: Subject) -> Answer:
     """torchinfo multiplies weights by outputs, module by module, in multiply-adds."""
-    from torchinfo import summary
+    from torchinfo import summary  # type: ignore[import-not-found]
 
     data = dict(subject.kwargs) if subject.kwargs else list(subject.args)
     found = summary(subject.module, input_data=data, device="meta", verbose=0)

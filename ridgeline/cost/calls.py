@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+from ridgeline.cost.interpolate import Sample
 from ridgeline.graph import Category, Node, TensorSpec
 from ridgeline.machines.tables import KERNEL_FEATURES
 
@@ -34,12 +35,13 @@ _LIKE: Mapping[str, str] = {
     "silu": "silu", "sigmoid": "silu", "elu": "exp", "log_sigmoid": "exp", "logit": "exp",
 }  # fmt: skip
 _ROWWISE = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm"})
+POOLS = ("max_pool", "avg_pool")
 _POOLS: Mapping[str, str] = {"max_pool": "max_pool", "adaptive_max_pool": "max_pool",
                              "avg_pool": "avg_pool"}  # fmt: skip
 
 
 def work_in(kind: str, features: Sequence[float]) -> float:
-    """Work of one call in the unit of its rate, as KERNEL_UNITS defines it."""
+    """Work of one call in the unit of its rate, as KERNEL_UNITS defines it; of pools in taps."""
     if kind in ("gemm", "gemm_cold", "convolution"):
         return 2.0 * prod(features[:4])  # a convolution's fourth feature counts its groups
     if kind == "attention":
@@ -49,7 +51,14 @@ def work_in(kind: str, features: Sequence[float]) -> float:
         return 8.0 * seq * batch * hidden * (inputs + hidden)
     if kind == "embedding":
         return 2.0 * prod(features)
-    return prod(features) if kind in ("softmax", "layer_norm") else features[0]
+    return prod(features) if kind in ("softmax", "layer_norm", *POOLS) else features[0]
+
+
+def in_taps(kind: str, samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The samples with pools' rates in taps per second, not results: each tap is looked at."""
+    if kind not in POOLS:
+        return tuple(samples)
+    return tuple((*sample[:-1], sample[-1] * sample[1]) for sample in samples)
 
 
 def matrix_call(node: Node) -> Call | None:

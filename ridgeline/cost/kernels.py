@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ridgeline.cost.calls import Call, Group, group_of, matrix_call, vector_call, work_in
+from ridgeline.cost.calls import Call, Group, group_of, in_taps, matrix_call, vector_call, work_in
 from ridgeline.cost.interpolate import Sample, Speed, best_from, rate_at, speed_of
 from ridgeline.cost.roofline import Execution, Times, compute_dtype, roofline_times
 from ridgeline.cost.work import Work
@@ -192,7 +192,8 @@ class KernelModel:
         group = group_of(call.features) if call.kind == "convolution" else None
         key = (kernel.route, call.kind, dtype, group)
         if key not in self._speeds:
-            samples = kernel.samples if group is None else _alike(kernel.samples, group)
+            samples = in_taps(call.kind, kernel.samples)
+            samples = samples if group is None else _alike(samples, group)
             works = [work_in(call.kind, sample[:-1]) for sample in samples]
             self._speeds[key] = speed_of(samples, works)
         return self._speeds[key]

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ridgeline.errors import MachineError
 from ridgeline.machines.cpu import Cpu, peak_flops_per_s, read_cpu
@@ -19,6 +20,9 @@ from ridgeline.machines.probes import cpu_probes
 from ridgeline.machines.tables import KERNEL_FEATURES, KERNEL_UNITS
 from ridgeline.machines.timing import Sample, Timing, preferred, summarise, take_samples
 from ridgeline.units import MIB
+
+if TYPE_CHECKING:
+    import torch
 
 Progress = Callable[[str, float], None]
 Timings = Mapping[Probe, Timing]
@@ -33,6 +37,7 @@ named in the notes."""
 
 _GRAIN = 32768  # up to so many elements ATen stays on one thread (at::internal::GRAIN_SIZE)
 _SETTLING_NBYTES = 31 * MIB  # just below the largest that glibc learns from (mallopt(3): 32 MiB)
+_CHAIN_OPS = 32
 _PRODUCTS = ("gemm", "convolution")
 _STREAMS = ("stream_read", "stream_copy", "stream_triad")
 
@@ -198,7 +203,7 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
         launch_overhead_s=launch_s,
         dispatch_overhead_s=dispatch_s,
         overhead_source="measured here: launch = starting and joining the threads of one pointwise"
-        " kernel, dispatch = aten.add.Tensor of eight elements",
+        " kernel, dispatch = one of a chain of ops on eight elements",
         confidence="measured",
         source="ridgeline machines calibrate",
         notes="; ".join(
@@ -257,23 +262,36 @@ def _caches(cpu: Cpu, timings: Timings) -> tuple[Cache, ...]:
 
 
 def _overheads(budget_s: float) -> tuple[float, float]:
-    """One op on the host, called as a graph's own code calls it; and what a second thread costs a
-    kernel: grains per thread being equal, a parallel loop over one grain per thread takes longer
-    than a serial loop over one grain by the fork and the join alone. The fastest samples count: a
-    join waits for its last thread, and behind another program that is a whole time slice."""
+    """What one op costs on the host in a chain of several kinds, called as a graph's own code calls
+    them; and what a second thread costs a kernel: grains per thread being equal, a parallel loop
+    over one grain per thread takes longer than a serial loop over one grain by the fork and the
+    join alone. The fastest samples count: a join waits for its last thread, and behind another
+    program that is a whole time slice."""
     import torch
 
     def timed(call: Call) -> float:
         return summarise(take_samples(call, budget_s=budget_s / 3, wait=lambda: None)).fastest_s
 
-    add = torch.ops.aten.add.Tensor
     tiny = torch.ones(8)
     a, b = torch.ones(_GRAIN * torch.get_num_threads()), torch.ones(_GRAIN)
-    dispatch_s = timed(lambda: add(tiny, tiny))
+    dispatch_s = timed(lambda: _chain(tiny)) / _CHAIN_OPS
     parallel_s = timed(lambda: torch.add(a, a, out=a))
     serial_s = timed(lambda: torch.add(b, b, out=b))
     launch_s = max(parallel_s - serial_s, 0.1 * dispatch_s)  # no kernel is free: at least a call
     return float(f"{dispatch_s:.3g}"), float(f"{launch_s:.3g}")
+
+
+def _chain(x: "torch.Tensor") -> "torch.Tensor":
+    """_CHAIN_OPS ops, each on the result of the one before."""
+    import torch
+
+    aten = torch.ops.aten
+    for _ in range(_CHAIN_OPS // 4):
+        added = aten.add.Tensor(x, x)
+        scaled = aten.mul.Tensor(added, 0.5)
+        kept = aten.relu.default(scaled)
+        x = aten.view.default(kept, [8])
+    return x
 
 
 def _visit(probe: Probe, budget_s: float, wait: Callable[[], None]) -> list[Sample]:

@@ -140,6 +140,10 @@ def _pools(device: "torch.device") -> Iterator[Probe]:
             x = make(64, 112)
             return lambda: torch.nn.functional.max_pool2d(x, 3, 2, 1)
 
+        def wide_pool(make: Callable[[int, int], "torch.Tensor"] = image) -> Call:
+            x = make(256, 16)
+            return lambda: torch.nn.functional.max_pool2d(x, 7, 1, 3)
+
         def avg_pool(make: Callable[[int, int], "torch.Tensor"] = image) -> Call:
             x = make(2048, 7)
             return lambda: torch.nn.functional.avg_pool2d(x, 7)
@@ -149,6 +153,7 @@ def _pools(device: "torch.device") -> Iterator[Probe]:
             return lambda: torch.nn.functional.batch_norm(x, w, w, w, w)
 
         yield eager("max_pool", name, (64 * 56 * 56, 9), 64 * 56 * 56, max_pool)
+        yield eager("max_pool", name, (256 * 16 * 16, 49), 256 * 16 * 16, wide_pool)
         yield eager("avg_pool", name, (2048, 49), 2048, avg_pool)
         yield eager("batch_norm", name, (64 * 56 * 56,), 64 * 56 * 56, batch_norm)
 

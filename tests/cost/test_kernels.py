@@ -229,6 +229,17 @@ def test_rowwise_and_pointwise_kernels() -> None:
     assert vector_call(node_of(aten.add.Tensor, x, x)) is None
 
 
+def test_a_pool_takes_as_long_as_it_has_taps() -> None:
+    model = compiled(kernel("max_pool", [(1000, 4, 1e6)]))
+    x = meta(1, 10, 20, 20)
+    small, large = (
+        model.times(work(node_of(aten.max_pool2d.default, x, [k, k], [2, 2])), Move(nbytes=0))
+        for k in (2, 4)
+    )
+    assert small.compute_s == pytest.approx(1000 / 1e6, rel=1e-6)
+    assert large.compute_s == pytest.approx(10 * 9 * 9 * 16 / 4e6, rel=1e-6)
+
+
 def test_a_product_takes_its_measured_time() -> None:
     model = compiled(kernel("gemm", GEMM, "compiled"))
     for m, n, k, rate in GEMM:
