@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ridgeline.backends.artifact import load
+    from ridgeline.backends.choose import optimize
+    from ridgeline.cost import Estimate, estimate
     from ridgeline.errors import (
         BackendError,
         CaptureError,
@@ -19,19 +22,35 @@ if TYPE_CHECKING:
         TargetError,
         UnsupportedOp,
     )
+    from ridgeline.frontends import Request, capture, capture_target
+    from ridgeline.graph import Graph, Phase
+    from ridgeline.machines import Machine
+    from ridgeline.profile import breakdown, measure
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BackendError",
     "CaptureError",
+    "Estimate",
+    "Graph",
     "GraphError",
+    "Machine",
     "MachineError",
     "MissingExtra",
+    "Phase",
+    "Request",
     "RidgelineError",
     "TargetError",
     "UnsupportedOp",
     "__version__",
+    "breakdown",
+    "capture",
+    "capture_target",
+    "estimate",
+    "load",
+    "measure",
+    "optimize",
 ]
 
 _MODULES = {
@@ -43,6 +62,18 @@ _MODULES = {
     "RidgelineError": "ridgeline.errors",
     "TargetError": "ridgeline.errors",
     "UnsupportedOp": "ridgeline.errors",
+    "Estimate": "ridgeline.cost",
+    "Graph": "ridgeline.graph",
+    "Machine": "ridgeline.machines",
+    "Phase": "ridgeline.graph",
+    "Request": "ridgeline.frontends",
+    "breakdown": "ridgeline.profile",
+    "capture": "ridgeline.frontends",
+    "capture_target": "ridgeline.frontends",
+    "estimate": "ridgeline.cost",
+    "load": "ridgeline.backends.artifact",
+    "measure": "ridgeline.profile",
+    "optimize": "ridgeline.backends.choose",
 }
 
 if not TYPE_CHECKING:  # a __getattr__ that mypy sees would make every misspelt name valid

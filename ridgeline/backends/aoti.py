@@ -57,7 +57,9 @@ def _tensors_only(graph: Graph) -> ExportedProgram:
             "the other."
         )
     inputs = align_inputs(graph)(example_inputs(graph))
-    return torch.export.export(flat_module(graph), inputs).run_decompositions({})
+    program: ExportedProgram = torch.export.export(flat_module(graph), inputs)
+    functional: ExportedProgram = program.run_decompositions({})
+    return functional
 
 
 def load_package(path: Path) -> Runnable:

@@ -82,6 +82,14 @@ class Loaded:
 
 def save(optimized: Optimized, path: str | os.PathLike[str]) -> None:
     """Writes the best candidate to `path` (`.ridge`): complete or absent, never half-written."""
+    try:
+        write_atomically(Path(path), _archive(optimized))
+    except GraphError as error:
+        raise BackendError(f"{path} is not saved: {error}") from error
+
+
+def _archive(optimized: Optimized) -> memoryview:
+    """The bytes of the file."""
     graph = optimized.graph
     content = {_GRAPH: _graph_bytes(graph)}
     if optimized.package is not None:
@@ -105,10 +113,7 @@ def save(optimized: Optimized, path: str | os.PathLike[str]) -> None:
         archive.writestr(_MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
         for name, data in content.items():
             archive.writestr(name, data)
-    try:
-        write_atomically(Path(path), buffer.getbuffer())
-    except GraphError as error:
-        raise BackendError(str(error)) from error
+    return buffer.getbuffer()
 
 
 def load(path: str | os.PathLike[str], *, is_trusted: bool = True) -> Loaded:
@@ -197,7 +202,9 @@ def _graph_bytes(graph: Graph) -> bytes:
 def _read(file: Path) -> tuple[Manifest, dict[str, bytes]]:
     """The manifest and the members it vouches for."""
     if not file.is_file():
-        raise BackendError(f"no file {file}; `ridgeline optimize TARGET -o {file.name}` writes one.")
+        raise BackendError(
+            f"no file {file}; `ridgeline optimize TARGET -o {file.name}` writes one."
+        )
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()

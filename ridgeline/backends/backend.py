@@ -36,7 +36,9 @@ class Backend(ABC):
             lowered = set_precision(graph, DTYPES[dtype])
             run = self.build(lowered, keep)
         except RidgelineError as error:
-            raise BackendError(f"{self.name} cannot take {graph.name} in {dtype}: {error}") from error
+            raise BackendError(
+                f"{self.name} cannot take {graph.name} in {dtype}: {error}"
+            ) from error
         except Exception as error:  # compilers raise every kind of exception
             raise BackendError(
                 f"{self.name} fails to compile {graph.name} in {dtype}: {first_line(error)}"

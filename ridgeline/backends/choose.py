@@ -28,7 +28,6 @@ from ridgeline.errors import BackendError
 from ridgeline.graph import Graph
 from ridgeline.graph.flat import check_inputs
 from ridgeline.passes.manager import run_passes
-from ridgeline.units import format_percent
 
 Execution = Literal["eager", "compiled", "roofline"]
 # The predicted time of a graph in a dtype and a way to run it; None where there is no prediction.
@@ -168,9 +167,7 @@ def _run_jobs(
                 outputs = torch.load(Path(job.folder) / "outputs.pt", weights_only=True)
                 limit = TOLERANCES[job.dtype] if tolerance is None else tolerance
                 timings[number] = _judged(timings[number], expected, outputs, limit)
-        return measure_in_turn(
-            nursery, timings, repeats, bounds, lambda f: tell("measure", f)
-        )
+        return measure_in_turn(nursery, timings, repeats, bounds, lambda f: tell("measure", f))
 
 
 def _judged(
@@ -233,7 +230,13 @@ def _waterfall(
             "fp32",
             "compiled",
         ),
-        ("bf16", _best_of([c for c in candidates if c.dtype == "bf16"]), folded, "bf16", "compiled"),
+        (
+            "bf16",
+            _best_of([c for c in candidates if c.dtype == "bf16"]),
+            folded,
+            "bf16",
+            "compiled",
+        ),
     ]
     steps = [
         Step(

@@ -14,8 +14,10 @@ _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
 def require_compiler() -> None:
     """Raises BackendError where Inductor finds no C++ compiler."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
+    with warnings.catch_warnings():  # importing Inductor runs into torch's own deprecations
+        warnings.simplefilter("ignore")
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch._inductor.exc import InvalidCxxCompiler
 
     try:
         get_cpp_compiler()
@@ -40,12 +42,14 @@ def cache_folder() -> Path:
 
 @contextmanager
 def compiling() -> Iterator[None]:
-    """Within the block Inductor compiles into our cache, says nothing, and starts no processes."""
+    """Within the block Inductor compiles into our cache (or into the one that the user named),
+    says nothing, and starts no processes.
+    """
     import torch._inductor.config as inductor_config
 
     previous_cache = os.environ.get(_CACHE_VARIABLE)
     previous_level = logging.root.manager.disable
-    os.environ[_CACHE_VARIABLE] = str(cache_folder())
+    os.environ[_CACHE_VARIABLE] = previous_cache or str(cache_folder())
     logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), inductor_config.patch(compile_threads=1):

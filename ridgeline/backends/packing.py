@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,13 +20,14 @@ _LEAST_GAIN = 1.1
 @cache
 def is_onednn_faster() -> bool:
     """Whether a packed oneDNN linear beats MKL's on this machine by more than noise; measured."""
-    if not (torch.backends.mkldnn.is_available() and torch._C.has_mkl):
+    if not (torch._C._has_mkldnn and torch._C.has_mkl):
         return False
     x, weight = torch.randn(_ROWS, _IN), torch.randn(_OUT, _IN)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
 
     def onednn() -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+        return out
 
     def mkl() -> Tensor:
         return torch.nn.functional.linear(x, weight)
@@ -50,7 +52,7 @@ def onednn_packing() -> Iterator[None]:
     """
     from torch._inductor.fx_passes import mkldnn_fusion
 
-    owner = mkldnn_fusion.CpuMkldnnDeviceOp
+    owner: Any = mkldnn_fusion.CpuMkldnnDeviceOp
     pack_weight, pack_linear = owner.pack_linear_weight, owner.pack_linear
 
     def weight_for_onednn(  # type: ignore[no-untyped-def]

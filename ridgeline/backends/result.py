@@ -11,8 +11,8 @@ from ridgeline.passes.manager import PassStep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One way to run the graph. time_s: median of its clean samples (of all, where fewer than five
-    are clean); spread_s: their interquartile range.
+    """One way to run the graph. time_s: median of its clean samples (of the faster half of all,
+    where fewer than five are clean); spread_s: their interquartile range.
 
     skipped: why it was not chosen from; None for a candidate that ran and agreed.
     """

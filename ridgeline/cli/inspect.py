@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from ridgeline.cli.collector import rare_collections
+
 
 class PhaseOption(StrEnum):
     """Phases as the command line spells them."""
@@ -46,6 +48,7 @@ class OptimizerOption(StrEnum):
     MOMENTUM = "momentum"
 
 
+@rare_collections()
 def inspect_command(
     target: Annotated[
         str,

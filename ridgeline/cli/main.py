@@ -15,10 +15,11 @@ import typer
 from typer.core import TyperGroup
 
 from ridgeline import __version__
+from ridgeline.cli.collector import leave_to_the_system
 from ridgeline.errors import RidgelineError
 
 if TYPE_CHECKING:
-    from typer._click import HelpFormatter
+    from typer._click import Context, HelpFormatter
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -49,11 +50,11 @@ _COMMANDS = {
 class LazyGroup(TyperGroup):
     """A group that imports a command's module when the command is asked for."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: "Context") -> list[str]:
         """Every command, in the order in which people meet them."""
         return list(_COMMANDS)
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> object:  # type: ignore[override]
+    def get_command(self, ctx: "Context", cmd_name: str) -> object:  # type: ignore[override]
         """The command of that name. Raises RidgelineError with the nearest where there is none."""
         if cmd_name not in _COMMANDS:
             close = difflib.get_close_matches(cmd_name, _COMMANDS, n=1)
@@ -61,7 +62,7 @@ class LazyGroup(TyperGroup):
             raise RidgelineError(f"no command {cmd_name!r}; {way_out}")
         return _command(cmd_name)
 
-    def format_commands(self, ctx: typer.Context, formatter: "HelpFormatter") -> None:
+    def format_commands(self, ctx: "Context", formatter: "HelpFormatter") -> None:
         """Writes the commands into the help without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
@@ -110,8 +111,9 @@ def ridgeline(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 ok, 1 a check failed, 2 bad input, 130 interrupted."""
-    given = list(sys.argv[1:] if args is None else args)
-    sys.exit(run(given))
+    code = run(list(sys.argv[1:] if args is None else args))
+    leave_to_the_system()
+    sys.exit(code)
 
 
 def run(args: Sequence[str]) -> int:
@@ -123,8 +125,9 @@ def run(args: Sequence[str]) -> int:
             args=[a for a in args if a != _DEBUG], prog_name="ridgeline", standalone_mode=False
         )
         sys.stdout.flush()
-    except BrokenPipeError:
-        # the reader has left; keep Python from failing again when it closes stdout
+    except (BrokenPipeError, SystemExit):
+        # the reader has left, which typer turns into an exit of its own; keep Python from failing
+        # again when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except typer.Abort:

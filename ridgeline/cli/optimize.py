@@ -2,7 +2,7 @@
 
 import json
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from ridgeline.backends.choose import Predict, Progress
 
 
-class DtypeOption(str, Enum):
+class DtypeOption(StrEnum):
     """Precisions as the command line spells them."""
 
     FP32 = "fp32"
     BF16 = "bf16"
 
 
-class PhaseOption(str, Enum):
+class PhaseOption(StrEnum):
     """The phases that run without an optimizer, as the command line spells them."""
 
     FORWARD = "forward"
@@ -32,7 +32,7 @@ def optimize_command(
         str,
         typer.Argument(
             metavar="TARGET",
-            help="zoo:NAME, FILE.py:FUNCTION, FILE.pt2, or a Hugging Face folder, config.json or id.",
+            help="zoo:NAME, FILE.py:FUNCTION, FILE.pt2, or a Hugging Face folder, config or id.",
         ),
     ],
     out: Annotated[

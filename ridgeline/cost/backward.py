@@ -216,14 +216,29 @@ def saved_by(node: Node, live: Live) -> Saved:
 
 
 def differentiable(graph: Graph) -> Live:
-    """Every value that a gradient flows through: what depends on a parameter, in floating point."""
-    live = {
+    """Every value that a gradient flows through: it depends on a parameter, and a result on it."""
+    depends = _depending_on_parameters(graph)
+    results = graph.outputs[sum(i.is_mutated for i in graph.inputs) :]
+    reached = {ref for ref in results if ref in depends}
+    for node in reversed(graph.nodes):
+        if not _stops(node) and any(Ref(node.name, k) in reached for k in range(len(node.outputs))):
+            reached |= {ref for ref in node.operands if ref in depends}
+    return frozenset(reached)
+
+
+def _depending_on_parameters(graph: Graph) -> set[Ref]:
+    depends = {
         Ref(i.name) for i in graph.inputs if i.kind is InputKind.PARAMETER and i.spec.is_floating
     }
     for node in graph.nodes:
-        if any(ref in live for ref in node.operands):
-            live |= {Ref(node.name, k) for k, s in enumerate(node.outputs) if s.is_floating}
-    return frozenset(live)
+        if not _stops(node) and any(ref in depends for ref in node.operands):
+            depends |= {Ref(node.name, k) for k, s in enumerate(node.outputs) if s.is_floating}
+    return depends
+
+
+def _stops(node: Node) -> bool:
+    """Whether the user stops gradients here."""
+    return node.target == "aten.detach.default"
 
 
 def backward_of(node: Node, cost: OpCost, live: Live) -> OpCost | None:

@@ -12,7 +12,6 @@ from ridgeline.graph.read import packet_of
 _COPIES = ("aten.clone", "aten._to_copy", "aten.to", "aten.contiguous")
 _ALIASES = (
     "aten.alias",
-    "aten.detach",
     "aten.lift",
     "aten.lift_fresh",
     "aten.lift_fresh_copy",

@@ -1,6 +1,7 @@
 """Edit: one rewriting of a graph under way, on a copy that shares its weights with the original."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -34,7 +35,7 @@ class Edit:
         program = graph.program
         self._graph = graph
         self._signature = copy.deepcopy(program.graph_signature)
-        self.module: fx.GraphModule = copy.deepcopy(program.graph_module)
+        self.module: fx.GraphModule = copy_module(program.graph_module)
         self.state: dict[str, Tensor] = dict(program.state_dict)
         self.constants: dict[str, Tensor] = dict(program.constants)
 
@@ -51,7 +52,7 @@ class Edit:
     @property
     def output(self) -> fx.Node:
         """The node that returns."""
-        (node,) = (n for n in self.module.graph.nodes if n.op == "output")
+        node: fx.Node = self.module.graph.output_node()
         return node
 
     @property
@@ -119,16 +120,19 @@ class Edit:
         self._drop_unread_weights()
         graph.lint()
         self.module.recompile()
-        program = self._graph.program._update(
-            self.module,
-            ExportGraphSignature(self._signature.input_specs, self._signature.output_specs),
-            state_dict=self.state,
-            constants=self.constants,
-        )
+        with warnings.catch_warnings():  # torch 2.13 copies tree specs by a spelling it deprecated
+            warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)
+            program = self._graph.program._update(
+                self.module,
+                ExportGraphSignature(self._signature.input_specs, self._signature.output_specs),
+                state_dict=self.state,
+                constants=self.constants,
+            )
         return replace(self._graph, program=program)
 
     def _spec(self, placeholder: fx.Node) -> InputSpec:
-        for spec in self._signature.input_specs:
+        specs: list[InputSpec] = self._signature.input_specs
+        for spec in specs:
             if isinstance(spec.arg, TensorArgument) and spec.arg.name == placeholder.name:
                 return spec
         raise GraphError(f"graph {self._graph.name} has no input %{placeholder.name}.")
@@ -153,6 +157,17 @@ class Edit:
             else:
                 kept.append(spec)
         self._signature.input_specs[:] = kept
+
+
+def copy_module(module: fx.GraphModule) -> fx.GraphModule:
+    """A copy with the same node names: FX renames those that Python's builtins have, as `input`."""
+    duplicate: fx.GraphModule = copy.deepcopy(module)
+    for old, new in zip(module.graph.nodes, duplicate.graph.nodes, strict=True):
+        if new.name != old.name:
+            new.name = old.name
+            if new.op == "placeholder":
+                new.target = old.target
+    return duplicate
 
 
 def _spellings(path: str) -> Iterator[str]:

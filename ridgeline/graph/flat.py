@@ -2,15 +2,16 @@
 from.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, InputSpec, OutputKind
+from torch.fx.node import Argument
 from torch.utils._pytree import tree_leaves
 
 from ridgeline.errors import GraphError
+from ridgeline.graph.edit import copy_module
 from ridgeline.graph.graph import Graph
 from ridgeline.graph.graph import InputKind as GraphInputKind
 from ridgeline.graph.spec import DTYPES, dtype_name
@@ -30,8 +31,7 @@ def flat_module(graph: Graph) -> fx.GraphModule:
             f"graph {graph.name} is a description (folded layers or weights on meta), not a model "
             "that runs; capture it with real weights and fold_layers=False."
         )
-    module = copy.deepcopy(graph.program.graph_module)
-    # by position, for a copy of an FX graph renames a placeholder called like a builtin ("input")
+    module = copy_module(graph.program.graph_module)
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     values: dict[str, fx.Node] = {}
     written = {s.target for s in graph.program.graph_signature.output_specs if s.target}
@@ -77,7 +77,7 @@ def _attach(
     return attribute
 
 
-def _substitute(module: fx.GraphModule, node: fx.Node, value: object) -> None:
+def _substitute(module: fx.GraphModule, node: fx.Node, value: Argument) -> None:
     for user in list(node.users):
         user.args = fx.map_arg(user.args, lambda n: value if n is node else n)
         user.kwargs = fx.map_arg(user.kwargs, lambda n: value if n is node else n)

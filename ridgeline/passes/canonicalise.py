@@ -3,7 +3,7 @@
 from torch import fx
 
 from ridgeline.frontends.noise import drop_noise
-from ridgeline.graph import Graph
+from ridgeline.graph import Graph, Phase
 from ridgeline.graph.edit import Edit
 from ridgeline.graph.read import packet_of
 
@@ -15,15 +15,22 @@ def canonicalise(graph: Graph) -> Graph:
     edit = Edit(graph)
     for node in edit.nodes:
         source = node.args[0] if node.args else None
-        if _is_inactive_dropout(node) and isinstance(source, fx.Node):
+        is_noise = _is_inactive_dropout(node) or _is_needless_detach(node, graph)
+        if is_noise and isinstance(source, fx.Node):
             edit.replace_uses(node, source)
     cleaned = edit.finish()
     drop_noise(cleaned.program)
     return Edit(cleaned).finish()
 
 
+def _is_needless_detach(node: fx.Node, graph: Graph) -> bool:
+    """Whether it stops a gradient that nobody computes."""
+    is_detach = node.op == "call_function" and packet_of(node.target) == "aten.detach"
+    return is_detach and graph.phase is not Phase.TRAIN
+
+
 def _is_inactive_dropout(node: fx.Node) -> bool:
     if node.op != "call_function" or packet_of(node.target) != "aten.dropout":
         return False
     _, probability, is_training = node.args
-    return not is_training or probability == 0
+    return is_training is False or probability in (0, 0.0)

@@ -250,7 +250,9 @@ def _scale_and_shift(norm: fx.Node, weights: dict[fx.Node, Tensor]) -> tuple[Ten
         weights[n].detach().double() if isinstance(n, fx.Node) else None for n in nodes
     )
     eps = _argument(norm, "eps")
-    assert mean is not None and variance is not None and isinstance(eps, float)
+    assert mean is not None
+    assert variance is not None
+    assert isinstance(eps, float)
     scale = torch.rsqrt(variance + eps) * (1.0 if gamma is None else gamma)
     return scale, (0.0 if beta is None else beta) - mean * scale
 
@@ -265,8 +267,9 @@ def _scaled(source: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
         return weight * scale.view(-1, *[1] * (weight.dim() - 1))
     groups = _argument(source, "groups")  # weight: (C, K / groups, *R), scale: (K,)
     assert isinstance(groups, int)
-    grouped = weight.unflatten(0, (groups, -1))
-    return (grouped * scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
+    grouped = weight.view(groups, -1, *weight.shape[1:])
+    scaled = grouped * scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
+    return scaled.view(weight.shape)
 
 
 def _store(edit: Edit, old: fx.Node | None, value: Tensor, path: str) -> fx.Node:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import Argument
 
 from ridgeline.errors import GraphError
 from ridgeline.graph import Category, Graph, dtype_name, row_of
@@ -77,9 +78,7 @@ class _Caster:
         floats = [i for i in node.all_input_nodes if _is_floating(i.meta.get("val"))]
         row = row_of(packet_of(node.target))
         is_low = any(i in self.low for i in floats)
-        is_low |= bool(floats) and (
-            row.category in _ALWAYS_CAST or row.kind in _ALWAYS_CAST_KINDS
-        )
+        is_low |= bool(floats) and (row.category in _ALWAYS_CAST or row.kind in _ALWAYS_CAST_KINDS)
         if is_low and floats:
             wanted = torch.float32 if row.kind in _KEEP_WIDE else self.dtype
             self._cast_operands(node, floats, wanted)
@@ -121,7 +120,7 @@ class _Caster:
     def _clamp_scalars(self, node: fx.Node) -> None:
         largest = torch.finfo(self.dtype).max
 
-        def clamp(argument: object) -> object:
+        def clamp(argument: Argument) -> Argument:
             if isinstance(argument, float) and largest < abs(argument) < float("inf"):
                 return largest if argument > 0 else -largest
             return argument
@@ -130,7 +129,7 @@ class _Caster:
         node.kwargs = {k: _map_scalars(clamp, a) for k, a in node.kwargs.items()}
 
     def _restore_outputs(self, output: fx.Node) -> None:
-        returned = []
+        returned: list[Argument] = []
         for value in output.args[0]:  # type: ignore[union-attr]
             before = self.originals.get(value) if isinstance(value, fx.Node) else None
             if isinstance(value, fx.Node) and isinstance(before, Tensor):
@@ -143,13 +142,16 @@ class _Caster:
         output.args = (tuple(returned),)
 
 
-def _map_scalars(function: Callable[[object], object], argument: object) -> object:
+def _map_scalars(function: Callable[[Argument], Argument], argument: Argument) -> Argument:
     if isinstance(argument, list | tuple):
-        return type(argument)(_map_scalars(function, a) for a in argument)
+        return tuple(_map_scalars(function, a) for a in argument)
     return function(argument)
 
 
 def _is_floating(value: object) -> bool:
+    """Whether a value is floating-point, or holds one that is: what `unbind` returns."""
+    if isinstance(value, list | tuple):
+        return any(_is_floating(v) for v in value)
     return isinstance(value, Tensor) and value.is_floating_point()
 
 

@@ -165,6 +165,7 @@ def _node(
         output_bytes=measured.output_bytes,
         share=measured.time_s / total_s if total_s else 0.0,
         is_view=node.row.is_free,
+        is_compute_bound=times.compute_s > times.memory_s,
         is_counted=work.is_counted,
     )
 

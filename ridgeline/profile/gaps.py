@@ -11,6 +11,7 @@ from enum import Enum
 
 from ridgeline.graph import Category, Graph, Node, Ref
 from ridgeline.machines import Machine
+from ridgeline.machines.tables import Route
 from ridgeline.profile.measure import Run
 from ridgeline.profile.nodes import NodeProfile
 from ridgeline.units import format_bytes, format_percent, format_rate, format_time
@@ -18,6 +19,17 @@ from ridgeline.units import format_bytes, format_percent, format_rate, format_ti
 MATRIX = tuple(
     c.value for c in (Category.MATMUL, Category.CONVOLUTION, Category.ATTENTION, Category.RECURRENT)
 )
+# op kind -> the kind that calibration measures it as
+_KERNELS = {
+    "linear": "gemm",
+    "matmul": "gemm",
+    "addmm": "gemm",
+    "convolution": "convolution",
+    "sdpa": "attention",
+    "lstm": "lstm",
+}
+_WORTH_SAYING = 1.1
+_ROUTES: tuple[Route, Route] = ("eager", "compiled")
 _BETWEEN = (Category.ELEMENTWISE, Category.COPY, Category.SOFTMAX, Category.VIEW, Category.NOISE)
 
 
@@ -74,7 +86,7 @@ def gaps_of(
     cuts = [_cut(node, bool(machine.kernels)) for node in nodes if not node.is_view]
     attention = {n for chain in unfused_attention(graph) for n in chain}
     gaps = [
-        *_matrix_gaps(cuts),
+        *_matrix_gaps(cuts, machine),
         *_small_gaps([c for c in cuts if c.node.name not in attention]),
         *_slow_gaps([c for c in cuts if c.node.name not in attention]),
         *_traffic_gaps([c for c in cuts if c.node.name not in attention]),
@@ -102,15 +114,15 @@ def _cut(node: NodeProfile, has_kernels: bool) -> _Cut:
     return _Cut(node, slow_s=slow_s, traffic_s=traffic_s)
 
 
-def _matrix_gaps(cuts: Sequence[_Cut]) -> Iterator[Gap]:
+def _matrix_gaps(cuts: Sequence[_Cut], machine: Machine) -> Iterator[Gap]:
     groups: dict[tuple[str, str], list[_Cut]] = {}
     for cut in cuts:
-        if cut.node.category in MATRIX:
+        if cut.route_s or cut.limit_s:
             groups.setdefault((cut.node.op, cut.node.dtype), []).append(cut)
     for (op, dtype), members in groups.items():
         yield Gap(
             kind=GapKind.ROUTE,
-            what=f"{op} in {dtype} runs at {_reach(members)}",
+            what=f"{op} in {dtype} runs at {_reach(members)}{_routes(machine, op, dtype)}",
             time_s=sum(c.route_s for c in members),
             nodes=_worst(members, "route_s"),
         )
@@ -120,6 +132,21 @@ def _matrix_gaps(cuts: Sequence[_Cut]) -> Iterator[Gap]:
             time_s=sum(c.limit_s for c in members),
             nodes=_worst(members, "limit_s"),
         )
+
+
+def _routes(machine: Machine, op: str, dtype: str) -> str:
+    """What calibration saw of the two routes to this kernel, where the compiled one is faster."""
+    kind = _KERNELS.get(op, "")
+    eager, compiled = (machine.find_kernel(r, kind, dtype) for r in _ROUTES)
+    if eager is None or compiled is None:
+        return ""
+    slow, fast = (max(sample[-1] for sample in k.samples) for k in (eager, compiled))
+    if fast < _WORTH_SAYING * slow:
+        return ""
+    return (
+        f"; calibrated: {format_rate(slow, 'FLOP')} as eager calls it, "
+        f"{format_rate(fast, 'FLOP')} compiled with packed weights"
+    )
 
 
 def _slow_gaps(cuts: Sequence[_Cut]) -> Iterator[Gap]:
@@ -157,12 +184,12 @@ def _reach(members: Sequence[_Cut]) -> str:
     work_s = sum(c.work_s for c in members)
     roof_s = sum(c.node.achievable_s for c in members)
     flops = sum(c.node.flops for c in members)
-    compute_s = sum(c.node.achievable_s for c in members if c.node.bound == "compute")
+    compute_s = sum(c.node.achievable_s for c in members if c.node.is_compute_bound)
     is_compute = flops and compute_s > roof_s / 2
     amount, unit = (
         (flops, "FLOP") if is_compute else (sum(c.node.moved_bytes for c in members), "B")
     )
-    if not roof_s or not amount:
+    if not roof_s or not amount or not work_s:
         return "a rate for which the machine has no ceiling"
     rates = f"{format_rate(amount / work_s, unit)} of {format_rate(amount / roof_s, unit)}"
     count = f"{len(members)} node{'s' if len(members) > 1 else ''}"

@@ -12,7 +12,8 @@ class NodeProfile:
     predicted_s: in eager execution at the achievable ceiling, overhead included; error:
     predicted/measured - 1. datasheet_s and achievable_s: its roofline alone at either ceiling, what
     it moves moved once; fused_s: the achievable one when neighbours are fused. compiled_s: the
-    prediction for compiled execution. share: of the sum of all nodes.
+    prediction for compiled execution. share: of the sum of all nodes. is_compute_bound: whether its
+    roofline is computing, not moving; `bound` counts dispatch as well.
     """
 
     name: str
@@ -37,6 +38,7 @@ class NodeProfile:
     output_bytes: int
     share: float
     is_view: bool
+    is_compute_bound: bool
     is_counted: bool
 
     @property

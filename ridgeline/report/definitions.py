@@ -42,18 +42,18 @@ DEFINITIONS: tuple[tuple[str, str], ...] = (
         "Arithmetic outside matrix work: norms, activations, sums; a transcendental counts once.",
     ),
     (
-        "bytes moved, fused",
-        "Bytes to and from main memory when neighbours run as one kernel, as a compiler runs them: "
-        "each operand read once and each result that others need written once.",
+        "bytes moved",
+        "Bytes to and from main memory. Compiled: neighbours run as one kernel, so each operand is "
+        "read once and only results that others need are written. Eager: as op by op.",
     ),
-    ("bytes moved, op by op", "The same when every node reads and writes for itself."),
+    ("op by op", "The same when every node reads and writes for itself."),
     (
         "matrix rate",
         "Model FLOPs (causal) over the predicted time, as a share of each ceiling of the dtype "
         "that most matrix work is in.",
     ),
     (
-        "intensity, ridge",
+        "intensity and ridge",
         "FLOPs per byte moved. Above the ridge (peak rate over bandwidth) a matrix product waits "
         "for compute, below it for memory.",
     ),

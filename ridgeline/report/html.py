@@ -6,25 +6,42 @@ from ridgeline.cost import Estimate, NodeEstimate
 from ridgeline.cost.advice import main_dtype
 from ridgeline.machines import Ceiling
 from ridgeline.report.definitions import DEFINITIONS
-from ridgeline.report.markup import Html, element, join
+from ridgeline.report.markup import Html, element, elided, join
 from ridgeline.report.page import Cell, Group, Page, Section, definitions, facts, render, table
 from ridgeline.report.plots import Bar, Sample, bars, step_curve
 from ridgeline.report.reading import Reading, by_module, by_op, module_path
 from ridgeline.report.roofline import Dot, Roof, rate_label, roofline
-from ridgeline.report.table import column_title, totals_of
+from ridgeline.report.table import column_title, first_of_each_phase, totals_of
 from ridgeline.report.treemap import Tile, treemap
 from ridgeline.report.verdict import CEILINGS, advice_line, clause, low_confidence, misfit, verdict
 from ridgeline.units import format_bytes, format_count, format_percent, format_time
 
-# A row takes about 450 bytes; all tables of a page together stay well below a megabyte.
-_MOST_ROWS = 1200
-_MOST_DOTS = 120
-_MOST_TILES = 160
+# Table rows, dots and tiles that all readings of a page share, and the most that one reading gets.
+_ROWS, _DOTS, _TILES = 1000, 360, 400
+_MOST_DOTS, _MOST_TILES = 120, 160
+_MOST_IN_DETAIL = 6
 _MOST_LIVE = 12
+_MOST_OPS = 150
+_MOST_BYTES = 950_000
 
 
 def inspect_page(readings: Sequence[Reading]) -> str:
-    """One offline HTML page of all readings, under a megabyte whatever the graph's size."""
+    """One offline HTML page of all readings, under a megabyte: long names leave less room for rows.
+
+    All stand side by side; of more than six, only the first machine's of each phase in detail.
+    """
+    shown = readings
+    if len(readings) > _MOST_IN_DETAIL:
+        shown = first_of_each_phase(readings)[:_MOST_IN_DETAIL]
+    for divisor in (1, 2, 4, 8):
+        page = _page(readings, shown, len(shown) * divisor)
+        if len(page.encode()) <= _MOST_BYTES:
+            break
+    return page
+
+
+def _page(readings: Sequence[Reading], shown: Sequence[Reading], many: int) -> str:
+    """The page with `shown` in detail, each with one part in `many` of the room."""
     notes = dict.fromkeys(low_confidence(r.estimate) for r in readings)
     targets = dict.fromkeys(r.target for r in readings)
     sections = [Section(id="definitions", title="Definitions", body=definitions(DEFINITIONS))]
@@ -35,7 +52,7 @@ def inspect_page(readings: Sequence[Reading]) -> str:
             title=f"ridgeline inspect {' vs '.join(targets)}",
             verdict=verdict(readings),
             notes=tuple(filter(None, notes)),
-            groups=tuple(_group(i, readings) for i in range(len(readings))),
+            groups=tuple(_group(i, shown, many) for i in range(len(shown))),
             sections=tuple(sections),
         )
     )
@@ -51,7 +68,7 @@ def _side_by_side(readings: Sequence[Reading]) -> Section:
     return Section(id="totals", title="Side by side", body=table(headers, rows))
 
 
-def _group(index: int, readings: Sequence[Reading]) -> Group:
+def _group(index: int, readings: Sequence[Reading], many: int) -> Group:
     reading, key = readings[index], f"r{index + 1}"
     run = reading.estimate
     title = f"{run.phase} on {run.machine.name}"
@@ -68,11 +85,11 @@ def _group(index: int, readings: Sequence[Reading]) -> Group:
         verdict=_group_verdict(reading) if len(readings) > 1 else "",
         sections=(
             *sections,
-            _roofline(key, reading),
-            _treemap(key, reading),
+            _roofline(key, reading, min(_MOST_DOTS, _DOTS // many)),
+            _treemap(key, reading, min(_MOST_TILES, _TILES // many)),
             _memory(key, reading),
             _ops(key, reading),
-            _nodes(key, reading, _MOST_ROWS // len(readings)),
+            _nodes(key, reading, _ROWS // many),
         ),
     )
 
@@ -113,9 +130,9 @@ def _uncounted(key: str, reading: Reading) -> Section:
     )
 
 
-def _roofline(key: str, reading: Reading) -> Section:
+def _roofline(key: str, reading: Reading, most: int) -> Section:
     run = reading.estimate
-    dots = _dots(run)
+    dots = _dots(run, most)
     body = roofline(roofs_of(run), dots) if dots else element("p", "No node does arithmetic.")
     covered = sum(d.share for d in dots)
     return Section(
@@ -138,14 +155,14 @@ def roofs_of(run: Estimate) -> list[Roof]:
         label = f"{ceiling.value} {dtype}: {rate_label(flops, nbytes)}"
         roofs.append(Roof(label=label, flops_per_s=flops, bytes_per_s=nbytes, style=style))
     vector = machine.vector_flops_per_s(dtype, run.ceiling)
-    if vector < 0.9 * roofs[1].flops_per_s:
+    if abs(vector / roofs[1].flops_per_s - 1) > 0.02:
         nbytes = machine.bandwidth_bytes_per_s(run.ceiling)
         label = f"vector unit: {format_count(vector, 'FLOP')}/s"
         roofs.append(Roof(label=label, flops_per_s=vector, bytes_per_s=nbytes, style="thin"))
     return roofs
 
 
-def _dots(run: Estimate) -> list[Dot]:
+def _dots(run: Estimate, most: int) -> list[Dot]:
     total_s = run.totals.time_s or 1.0
     nodes = [n for n in run.nodes if n.time_s and n.moved_bytes and (n.flops or n.vector_ops)]
     nodes.sort(key=lambda n: -n.time_s)
@@ -158,7 +175,7 @@ def _dots(run: Estimate) -> list[Dot]:
             tip=node_tip(n, total_s),
             is_matrix=n.flops > 0,
         )
-        for n in nodes[:_MOST_DOTS]
+        for n in nodes[:most]
     ]
 
 
@@ -167,24 +184,24 @@ def node_tip(node: NodeEstimate, total_s: float) -> str:
     times = f" x{node.repeat:,}" if node.repeat > 1 else ""
     work = node.flops or node.vector_ops
     return (
-        f"{node.name} ({node.op}){times}\n{node.module or 'top level'}\n"
+        f"{elided(node.name)} ({elided(node.op)}){times}\n{elided(node.module) or 'top level'}\n"
         f"{format_time(node.time_s)}, {format_percent(node.time_s / total_s)}, "
         f"waits for {node.bound}\n"
         f"{format_count(work, 'FLOP')} {node.dtype}, {format_bytes(node.moved_bytes)} moved"
     )
 
 
-def _treemap(key: str, reading: Reading) -> Section:
+def _treemap(key: str, reading: Reading, most: int) -> Section:
     return Section(
         id=f"{key}-treemap",
         title="Where the time goes",
         lead="Module, then op; area is predicted time. A click shows details and filters the nodes "
         "below.",
-        body=treemap(_tiles(reading)),
+        body=treemap(_tiles(reading, most)),
     )
 
 
-def _tiles(reading: Reading) -> list[Tile]:
+def _tiles(reading: Reading, most: int) -> list[Tile]:
     """One tile per module row and op; what is too small to see is one tile together."""
     run = reading.estimate
     total_s = run.totals.time_s or 1.0
@@ -198,14 +215,23 @@ def _tiles(reading: Reading) -> list[Tile]:
         time_s = sum(n.time_s for n in nodes)
         longest = max(nodes, key=lambda n: n.time_s)
         runs = sum(n.repeat for n in nodes)
-        tip = f"{module}: {op} x{runs:,}\n{format_time(time_s)}, {format_percent(time_s / total_s)}"
-        tip += f"\nmostly waits for {longest.bound}"
-        words = f"{longest.module} {op}".strip()
+        tip = (
+            f"{elided(module)}: {elided(op)} x{runs:,}\n{format_time(time_s)}, "
+            f"{format_percent(time_s / total_s)}\nmostly waits for {longest.bound}"
+        )
+        words = f"{elided(longest.module)} {elided(op)}".strip()
         tiles.append(
-            Tile(group=module, label=op, value=time_s, bound=longest.bound, tip=tip, filter=words)
+            Tile(
+                group=module,
+                label=elided(op, 40),
+                value=time_s,
+                bound=longest.bound,
+                tip=tip,
+                filter=words,
+            )
         )
     tiles.sort(key=lambda t: -t.value)
-    return [t for t in tiles[:_MOST_TILES] if t.value > 0.0004 * total_s]
+    return [t for t in tiles[:most] if t.value > 0.0004 * total_s]
 
 
 def _row_of(node: NodeEstimate, rows: Sequence[str]) -> str:
@@ -251,7 +277,7 @@ def _memory(key: str, reading: Reading) -> Section:
     samples = [
         Sample(
             value=nbytes - memory.persistent_bytes,
-            tip=f"{name}\n{format_bytes(nbytes - memory.persistent_bytes)} of activations, "
+            tip=f"{elided(name)}\n{format_bytes(nbytes - memory.persistent_bytes)} of activations, "
             f"{format_bytes(nbytes)} in all",
         )
         for name, nbytes in memory.curve
@@ -320,13 +346,18 @@ def _ops(key: str, reading: Reading) -> Section:
             Cell(text=g.engine),
             *_numbers(g.count, g.time_s, g.share, g.flops, g.vector_ops, g.moved_bytes, g.bound),
         ]
-        for g in groups
+        for g in groups[:_MOST_OPS]
     ]
+    rest = len(groups) - _MOST_OPS
     return Section(
         id=f"{key}-ops",
         title="Op kinds",
         lead="Every op kind that the model needs, and the engine that runs it.",
-        body=table(["op", "category", "engine", *_COLUMNS], rows),
+        body=table(
+            ["op", "category", "engine", *_COLUMNS],
+            rows,
+            foot=f"{rest} more op kinds take less." if rest > 0 else "",
+        ),
     )
 
 

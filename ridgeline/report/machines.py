@@ -73,12 +73,15 @@ def print_machine(console: Console, machine: Machine) -> None:
     line(console, f"{machine.name} ({machine.id})", "bold")
     if machine.is_low_confidence:
         line(console, f"low confidence: {machine.confidence}, not first-hand", "yellow")
-    rows, sources = [], {}
+    rows: list[list[str]] = []
+    sources: dict[str, int] = {}
     for name, unit, datasheet, achievable, source in _rates(machine):
         number = sources.setdefault(source, len(sources) + 1)
-        share = format_percent(achievable / datasheet)
-        values = (format_count(datasheet, unit), format_count(achievable, unit))
-        rows.append([name, *(f"{value}/s" for value in values), share, f"[{number}]"])
+        reached = ["-", "-"]  # nobody measured a link
+        if achievable is not None:
+            share = format_percent(achievable / datasheet)
+            reached = [f"{format_count(achievable, unit)}/s", share]
+        rows.append([name, f"{format_count(datasheet, unit)}/s", *reached, f"[{number}]"])
     console.print()
     grid(console, ["rate", "datasheet", "achievable", "share", "source"], rows)
     console.print()
@@ -88,10 +91,10 @@ def print_machine(console: Console, machine: Machine) -> None:
     for source, number in sources.items():
         line(console, f"[{number}] {source}")
     if machine.kernels:
-        line(console, f"{len(machine.kernels)} kernel kinds measured; times follow them.")
+        line(console, f"{len(machine.kernels)} kernel kinds measured here.")
 
 
-def _rates(machine: Machine) -> Iterator[tuple[str, str, float, float, str]]:
+def _rates(machine: Machine) -> Iterator[tuple[str, str, float, float | None, str]]:
     """(name, unit, datasheet, achievable, source) of every rate."""
     for dtype, rate in machine.matrix.items():
         achievable = machine.matrix_flops_per_s(dtype, Ceiling.ACHIEVABLE)
@@ -108,8 +111,8 @@ def _rates(machine: Machine) -> Iterator[tuple[str, str, float, float, str]]:
         _sources(memory.source, memory.achievable_source),
     )
     for link in machine.links:
-        rate = link.bandwidth_bytes_per_s
-        yield f"link {link.name}", "B", rate, rate, link.source
+        speed = link.bandwidth_bytes_per_s
+        yield f"link {link.name}", "B", speed, None, link.source
 
 
 def _source(rate: Rate) -> str:

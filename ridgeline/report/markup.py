@@ -41,3 +41,10 @@ def element(tag: str, /, *children: Content, **attributes: Content | bool | None
 def _number(value: Content) -> str:
     """Attribute text; coordinates to a tenth of a pixel, which nobody can tell from the rest."""
     return f"{value:.1f}" if isinstance(value, float) else escape(str(value), quote=True)
+
+
+def elided(text: str, most: int = 140) -> str:
+    """`text`, its middle left out where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}…{text[-(most // 2) :]}"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from ridgeline.report.markup import Html, element, join, markup
+from ridgeline.report.markup import Html, element, elided, join
 
 # Nothing is ever loaded; the browser is told so, in case a name should smuggle something in.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
@@ -184,7 +184,7 @@ def _cell(cell: Cell) -> Html:
     classes += " share" if bar else ""
     return element(
         "td",
-        markup(cell.text),
+        elided(cell.text),
         class_=classes.strip() or None,
         data_v=None if cell.sort is None else f"{cell.sort:.6g}",
         data_tip=cell.tip,

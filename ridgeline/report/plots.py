@@ -8,6 +8,7 @@ one that suits, so that text keeps its size on a phone.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ridgeline.report.markup import Html, element
 
@@ -118,12 +119,26 @@ def step_curve(
     peak_label: str,
     others: Sequence[tuple[str, Sequence[float]]] = (),
 ) -> Html:
-    """An area over steps of equal width, its peak marked and named; `others` as thin lines."""
+    """An area over steps of equal width, its peak marked and named; `others` as thin lines.
+
+    Of more steps than a screen can show, the highest of each stretch is drawn.
+    """
+    stride = max(1, math.ceil(len(samples) / _MOST_STEPS))
+    samples = _thinned(samples, stride, key=lambda sample: sample.value)
+    others = [(name, _thinned(values, stride, key=float)) for name, values in others]
 
     def draw(frame: Frame) -> Html:
         return _step_curve(frame, samples, format_value, x_label, peak_label, others)
 
     return both(draw, Frame(width=1000, height=260), Frame(width=380, height=240, right=8))
+
+
+T = TypeVar("T")
+
+
+def _thinned(items: Sequence[T], stride: int, key: Callable[[T], float]) -> list[T]:
+    """The highest of each `stride` items in a row."""
+    return [max(items[i : i + stride], key=key) for i in range(0, len(items), stride)]
 
 
 def _step_curve(
@@ -157,13 +172,13 @@ def _step_curve(
 
 
 def _steps(values: Sequence[float], x: Scale, y: Scale) -> str:
-    words = []
-    for index, value in enumerate(values):
-        words.append(f"{x(index):.1f} {y(value):.1f}L{x(index + 1):.1f} {y(value):.1f}")
-    return "M" + "L".join(words)
+    words = [f"M{x(0):.1f} {y(values[0]):.1f}"]
+    words += [f"V{y(value):.1f}H{x(index + 1):.1f}" for index, value in enumerate(values)]
+    return "".join(words)
 
 
-_MOST_HITS = 240
+_MOST_STEPS = 500
+_MOST_HITS = 120
 _CHARACTER_PX = 7.2  # of bold text at 12 px, on average
 
 

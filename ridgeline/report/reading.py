@@ -121,10 +121,12 @@ def module_path(node: NodeEstimate) -> Path:
         return (OPTIMIZER if node.part == "optimizer" else TOP_LEVEL,)
     parts: list[str] = []
     for name in node.module.split("."):
-        if name.isdigit() and parts:
+        if not name.isdigit():
+            parts.append(name)
+        elif parts:
             parts[-1] += ".*"
         else:
-            parts.append(name)
+            parts.append("*")
     return tuple(parts)
 
 

@@ -66,7 +66,8 @@ def _log_grid(frame: Frame, x: Scale, y: Scale) -> Html:
     for value in _decades(x, frame.width // 70):
         at = x(value)
         parts.append(line(at, frame.top, at, frame.y0, "grid"))
-        parts.append(text(at, frame.y0 + 16, _decade_name(value), anchor="middle"))
+        anchor = "end" if at > frame.x1 - 12 else "middle"
+        parts.append(text(at, frame.y0 + 16, _decade_name(value), anchor=anchor))
     for value in _decades(y, 9):
         at = y(value)
         parts.append(line(frame.left, at, frame.x1, at, "grid"))

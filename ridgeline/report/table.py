@@ -8,21 +8,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ridgeline.cost import Bound, Estimate, Execution
+from ridgeline.cost import Bound, Estimate
+from ridgeline.cost.advice import devices_needed
 from ridgeline.graph import Phase
 from ridgeline.report.reading import Group, Reading, by_module, by_op, by_part
 from ridgeline.report.verdict import (
     CEILINGS,
     advice_line,
     low_confidence,
-    misfit,
     throughput,
     utilisation,
     verdict,
 )
-from ridgeline.units import format_bytes, format_count, format_percent, format_time
+from ridgeline.units import format_bytes, format_count, format_percent, format_time, significant
 
 _PLAIN_WIDTH = 200
+_MOST_COLUMNS = 3
 _STYLES = {
     Bound.COMPUTE.value: "blue",
     Bound.MEMORY.value: "yellow",
@@ -134,18 +135,22 @@ def print_breakdown(
 
 
 def print_totals(console: Console, readings: Sequence[Reading]) -> None:
-    """One column per reading, one row per quantity."""
-    columns = [totals_of(reading) for reading in readings]
-    headers = ["", *(column_title(r, readings) for r in readings)]
-    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
+    """One column per reading, one row per quantity; of many readings, one table per phase."""
+    tables = [list(readings)]
+    if len(readings) > _MOST_COLUMNS:
+        tables = [
+            [r for r in readings if (r.target, r.estimate.phase) == (f.target, f.estimate.phase)]
+            for f in first_of_each_phase(readings)
+        ]
+    for columns in tables:
+        values = [totals_of(reading) for reading in columns]
+        headers = ["", *(column_title(r, readings) for r in columns)]
+        rows = [[name, *(column[name] for column in values)] for name in values[0]]
+        console.print()
+        grid(console, headers, rows, left=len(headers))
+    ceiling = CEILINGS[readings[0].estimate.ceiling]
     console.print()
-    grid(console, headers, rows, left=len(headers))
-    ceiling = readings[0].estimate.ceiling
-    console.print()
-    line(
-        console,
-        f"Times and the ridge use the {CEILINGS[ceiling]}. Shares are of the predicted time.",
-    )
+    line(console, f"Times and the ridge use the {ceiling}. Shares are of the predicted time.")
 
 
 def column_title(reading: Reading, readings: Sequence[Reading]) -> str:
@@ -172,35 +177,41 @@ def totals_of(reading: Reading) -> dict[str, str]:
     parts = [
         f"{name} {format_bytes(n)}" for name, n in held.items() if n >= 0.005 * sum(held.values())
     ]
-    capacity = run.machine.memory.capacity_bytes
-    fits = f"fits in {format_bytes(capacity)}" if capacity else "capacity not known"
+    rate, of_achievable, of_datasheet = utilisation(run)
     at_least = "at least " if totals.is_lower_bound else ""
     return {
-        "machine": f"{run.machine.name} ({run.execution.value})",
+        "machine": run.machine.name,
+        "execution": run.execution.value,
         "inputs": ", ".join(f"{name} {spec}" for name, spec in reading.inputs) or "none",
-        "time": f"{at_least}{format_time(totals.time_s)}, {throughput(reading)}",
+        "time": f"{at_least}{format_time(totals.time_s)}",
+        "throughput": throughput(reading),
         "at the roofline": format_time(totals.roofline_s),
         "bound": totals.bound,
         "FLOPs, full attention": f"{at_least}{format_count(totals.flops, 'FLOP')}",
         "FLOPs, causal": f"{at_least}{format_count(totals.causal_flops, 'FLOP')}",
         "FLOPs, executed": f"{at_least}{format_count(totals.hardware_flops, 'FLOP')}",
         "MACs": f"{at_least}{format_count(totals.macs, 'MAC')}",
-        "matrix rate": utilisation(run),
+        "matrix rate": rate,
+        "of the achievable": of_achievable,
+        "of the datasheet": of_datasheet,
         "parameters": f"{format_count(totals.parameters)} ({format_bytes(totals.parameter_bytes)})",
-        "bytes moved": _moved(run),
+        "bytes moved": format_bytes(totals.moved_bytes),
+        "op by op": format_bytes(totals.read_bytes + totals.write_bytes),
         "peak memory": format_bytes(totals.peak_memory_bytes),
         "reached at": memory.peak_at or "the start",
         "of which": ", ".join(parts),
-        "memory": misfit(run) or fits,
-        "intensity": f"{totals.intensity:.1f} FLOP/byte, ridge at {totals.ridge:.0f}",
+        "fits": _fits(run),
+        "intensity": f"{significant(totals.intensity)} FLOP/byte",
+        "ridge": f"{significant(totals.ridge)} FLOP/byte",
     }
 
 
-def _moved(run: Estimate) -> str:
-    alone = format_bytes(run.totals.read_bytes + run.totals.write_bytes)
-    if run.execution is Execution.EAGER:
-        return f"{alone} op by op"
-    return f"{format_bytes(run.totals.moved_bytes)} fused, {alone} op by op"
+def _fits(run: Estimate) -> str:
+    capacity = run.machine.memory.capacity_bytes
+    if capacity is None:
+        return "not known how much it has"
+    count, has = devices_needed(run), format_bytes(capacity)
+    return f"yes, in {has}" if count == 1 else f"no: at least {count} of {has}"
 
 
 def _groups(console: Console, title: str, what: str, groups: Sequence[Group], top: int) -> None:

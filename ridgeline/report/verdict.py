@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ridgeline.cost import Bound, Estimate
-from ridgeline.cost.advice import Advice, devices_for, devices_needed
+from ridgeline.cost.advice import Advice, devices_for, devices_needed, main_dtype
 from ridgeline.graph import Phase
 from ridgeline.machines import Ceiling
 from ridgeline.report.reading import Reading, by_category
@@ -15,6 +15,7 @@ _BOUND = {
     Bound.OVERHEAD.value: "bound by the start of kernels",
     Bound.FREE.value: "free",
 }
+_BOTH = (Ceiling.ACHIEVABLE, Ceiling.DATASHEET)
 CEILINGS = {
     Ceiling.ACHIEVABLE: "achievable ceiling, the best rates that kernels were measured to reach",
     Ceiling.DATASHEET: "datasheet ceiling, the vendor's peak rates",
@@ -23,9 +24,9 @@ CEILINGS = {
 
 def verdict(readings: Sequence[Reading]) -> str:
     """One line: what bounds each reading, how long it takes, and whether it fits."""
-    if len({r.estimate.machine.id for r in readings}) > 1:
-        return "; ".join(_ranking(same) for same in _by_phase(readings))
     is_one_target = len({r.target for r in readings}) == 1
+    if len({r.estimate.machine.id for r in readings}) > 1:
+        return "; ".join(_ranking(same, is_one_target) for same in _by_phase(readings))
     parts = [clause(r) if is_one_target else f"{r.target} {clause(r)}" for r in readings]
     name = readings[0].estimate.machine.name
     worst = max(readings, key=lambda r: r.estimate.totals.peak_memory_bytes)
@@ -40,7 +41,7 @@ def _by_phase(readings: Sequence[Reading]) -> list[list[Reading]]:
     return list(found.values())
 
 
-def _ranking(readings: Sequence[Reading]) -> str:
+def _ranking(readings: Sequence[Reading], is_one_target: bool) -> str:
     """ "decode: 338 µs on MI300X (memory-bound), 369 µs on H100 (memory-bound)", fastest first."""
     parts = []
     for reading in sorted(readings, key=lambda r: r.estimate.totals.time_s):
@@ -49,7 +50,8 @@ def _ranking(readings: Sequence[Reading]) -> str:
         fits = f", needs {count} of them" if count > 1 else ""
         time = format_time(run.totals.time_s)
         parts.append(f"{time} on {run.machine.name} ({_BOUND[run.totals.bound]}{fits})")
-    return f"{readings[0].target} {readings[0].estimate.phase}: {', '.join(parts)}"
+    what = "" if is_one_target else f"{readings[0].target} "
+    return f"{what}{readings[0].estimate.phase}: {', '.join(parts)}"
 
 
 def clause(reading: Reading) -> str:
@@ -86,20 +88,15 @@ def throughput(reading: Reading) -> str:
     return f"{significant(rate)} {reading.unit}s/s"
 
 
-def utilisation(run: Estimate) -> str:
-    """Model FLOPs over time, as a share of both ceilings."""
-    from ridgeline.cost.advice import main_dtype
-
+def utilisation(run: Estimate) -> tuple[str, str, str]:
+    """Model FLOPs over time, and their share of the achievable and the datasheet ceiling."""
     totals, dtype = run.totals, main_dtype(run)
     if not totals.time_s or not totals.flops:
-        return "no matrix work"
+        return "no matrix work", "-", "-"
     rate = totals.causal_flops / totals.time_s
-    achievable = run.machine.matrix_flops_per_s(dtype, Ceiling.ACHIEVABLE)
-    datasheet = run.machine.matrix_flops_per_s(dtype, Ceiling.DATASHEET)
-    return (
-        f"{format_count(rate, 'FLOP')}/s: {format_percent(rate / achievable)} of the achievable, "
-        f"{format_percent(rate / datasheet)} of the datasheet {dtype} ceiling"
-    )
+    shares = (rate / run.machine.matrix_flops_per_s(dtype, ceiling) for ceiling in _BOTH)
+    achievable, datasheet = (f"{format_percent(share)} of its {dtype} rate" for share in shares)
+    return f"{format_count(rate, 'FLOP')}/s", achievable, datasheet
 
 
 def advice_line(advice: Advice, run: Estimate) -> str:

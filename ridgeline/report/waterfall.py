@@ -8,12 +8,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ridgeline.backends.measure import ENOUGH_CLEAN
 from ridgeline.backends.result import Candidate, Optimized, Step
 from ridgeline.units import format_percent, format_time, significant
 
 _BAR_WIDTH = 28
 _PLAIN_WIDTH = 160
 _NONE = "–"
+_NOISE = (
+    "  Other programs use this machine: some candidates have hardly a clean sample, so their times "
+    "are those of their faster half and the order may be wrong. Run it again when it is quiet."
+)
 
 
 def print_waterfall(stream: TextIO, optimized: Optimized) -> None:
@@ -35,6 +40,16 @@ def print_waterfall(stream: TextIO, optimized: Optimized) -> None:
     for candidate in (optimized.baseline, *optimized.candidates):
         if candidate.skipped:
             console.print(f"  {candidate.backend} {candidate.dtype} skipped: {candidate.skipped}")
+    if is_noisy(optimized):
+        console.print(_NOISE)
+
+
+def is_noisy(optimized: Optimized) -> bool:
+    """Whether a candidate that ran has too few clean samples to trust its place."""
+    return any(
+        c.skipped is None and c.clean_samples < ENOUGH_CLEAN
+        for c in (optimized.baseline, *optimized.candidates)
+    )
 
 
 def verdict(optimized: Optimized) -> str:

@@ -7,10 +7,11 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ridgeline.cost import OpCost, cost_of
-from ridgeline.graph import Node, Ref
+from ridgeline.graph import Graph, Node, Ref
 from ridgeline.graph.read import _read
 
 Op = Callable[..., object]
+Captured = Callable[..., Graph]
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -17,12 +17,17 @@ from ridgeline.graph import OPS, Category, row_of
 assert ridgeline.zoo.experts.grouped_mm  # imported for what it registers
 
 # Core ATen ops without a row, and why that is right.
-CORE_EXCEPTIONS = {"_local_scalar_dense": "makes a number, not a tensor: .item()"}
+CORE_EXCEPTIONS = {
+    "_local_scalar_dense": "makes a number, not a tensor: .item()",
+    "sym_is_contiguous": "makes a truth value",
+    "resize_": "in place, and export makes every graph functional",
+}
 
 
 def core_packets() -> Iterator[str]:
-    for name in dir(torch.ops.aten):
-        packet = getattr(torch.ops.aten, name)
+    schemas = torch._C._jit_get_all_schemas()
+    for name in {s.name.removeprefix("aten::") for s in schemas if s.name.startswith("aten::")}:
+        packet = getattr(torch.ops.aten, name, None)
         if isinstance(packet, OpOverloadPacket) and any(
             torch.Tag.core in getattr(packet, o).tags for o in packet.overloads()
         ):
@@ -30,6 +35,7 @@ def core_packets() -> Iterator[str]:
 
 
 def test_every_packet_of_the_table_exists() -> None:
+    pytest.importorskip("transformers.integrations.moe")  # registers its own grouped product
     missing = []
     for packet in OPS:
         namespace, name = packet.split(".")

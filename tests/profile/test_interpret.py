@@ -19,7 +19,7 @@ class Split(nn.Module):
     """Several outputs of one op, some unread, one returned."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        first, _, third = x.split(2, dim=1)
+        first, _, third = torch.split(x, 2, dim=1)
         values, places = torch.topk(first * third, 1)
         return values, torch.cat([places, places + 1], 1)
 
@@ -34,7 +34,8 @@ class Branch(nn.Module):
         def down(y: Tensor) -> Tensor:
             return y + 1
 
-        return torch.cond(x.sum() > 0, up, down, (x,)).relu()
+        found: Tensor = torch.cond(x.sum() > 0, up, down, (x,))
+        return found.relu()
 
 
 class Counter(nn.Module):

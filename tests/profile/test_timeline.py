@@ -39,8 +39,9 @@ def test_live_bytes_by_hand() -> None:
 
 
 def test_weights_are_counted_once_and_from_the_start() -> None:
-    model = nn.Sequential(nn.Linear(8, 16, bias=False), nn.ReLU(), nn.Linear(16, 8, bias=False))
-    model[2].weight = nn.Parameter(model[0].weight.detach().t())  # a view of the same storage
+    first, last = nn.Linear(8, 16, bias=False), nn.Linear(16, 8, bias=False)
+    last.weight = nn.Parameter(first.weight.detach().t())  # a view of the same storage
+    model = nn.Sequential(first, nn.ReLU(), last)
     steps = measure_memory(Interpreter(capture(model, (torch.randn(4, 8),))))
     weights, x, wide, narrow = 4 * 8 * 16, 4 * 4 * 8, 4 * 4 * 16, 4 * 4 * 8
     assert [s.live_bytes for s in steps] == [

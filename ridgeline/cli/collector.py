@@ -1,0 +1,31 @@
+"""Python's cycle collector, told when it would cost time and free nothing."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# Importing torch.export and tracing a model on `meta` makes about a million objects that stay: at
+# Python's threshold of 700 the collector walks them over and over, 0.6 s of the inspection of a
+# 405B model.
+_RARELY = 200_000
+
+
+@contextmanager
+def rare_collections() -> Iterator[None]:
+    """Within the block, the collector runs after 200,000 new objects. For work on `meta`, where no
+    cycle holds memory that matters.
+    """
+    previous = gc.get_threshold()
+    gc.set_threshold(_RARELY, *previous[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*previous)
+
+
+def leave_to_the_system() -> None:
+    """Spares the interpreter the collection of all it holds when it exits, 0.9 s after torch.export.
+
+    Everything else of an orderly exit happens: buffers are flushed, exit handlers run.
+    """
+    gc.freeze()

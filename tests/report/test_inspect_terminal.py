@@ -1,0 +1,188 @@
+"""The terminal report of a graph that can be counted by hand."""
+
+import io
+from dataclasses import replace
+
+import torch
+
+from ridgeline.cost import Execution, estimate
+from ridgeline.cost.advice import advise
+from ridgeline.frontends import capture
+from ridgeline.graph import Graph, Phase
+from ridgeline.machines import Ceiling, Machine
+from ridgeline.report.reading import Reading, by_module, by_op, read
+from ridgeline.report.table import console_on, print_readings
+from ridgeline.report.verdict import verdict
+
+# By hand: a product is 2 * 4096 * 1024 * 1024 = 8.59 GFLOP, 0.859 ms at 10 TFLOP/s, and 1 µs to
+# start: three take 2.58 ms. It moves 16 + 4 MiB in; the ReLU, fused with the sum and the product,
+# writes 16 MiB, 16.8 µs at 1 TB/s.
+GOLDEN = """\
+forward is compute-bound: 2.63 ms (2.58 ms at the roofline), 98% in matmul, on Round 1
+
+                       forward
+machine                Round 1
+execution              compiled
+inputs                 input fp32[4096,1024]
+time                   2.63 ms
+throughput             1,556,485 samples/s
+at the roofline        2.58 ms
+bound                  compute
+FLOPs, full attention  25.8 GFLOP
+FLOPs, causal          25.8 GFLOP
+FLOPs, executed        25.8 GFLOP
+MACs                   12.9 GMAC
+matrix rate            9.79 TFLOP/s
+of the achievable      98% of its fp32 rate
+of the datasheet       49% of its fp32 rate
+parameters             3.15 M (12.0 MiB)
+bytes moved            108 MiB
+op by op               348 MiB
+peak memory            60.0 MiB
+reached at             add
+of which               weights 12.0 MiB, inputs 16.0 MiB, activations 32.0 MiB
+fits                   yes, in 1.00 GiB
+intensity              228 FLOP/byte
+ridge                  10.0 FLOP/byte
+
+Times and the ridge use the achievable ceiling, the best rates that kernels were measured to reach.\
+ Shares are of the predicted time.
+
+forward on Round 1, by module
+module       count     time  share   FLOPs  bytes moved  bound
+*.linear        x3  2.58 ms    98%  25.8 G     60.0 MiB  compute
+* (own ops)     x3  51.6 µs   2.0%       -     48.0 MiB  memory
+
+forward on Round 1, by op kind
+op      count     time  share   FLOPs  bytes moved  bound
+linear     x3  2.58 ms    98%  25.8 G     60.0 MiB  compute
+relu       x3  50.3 µs   1.9%       -     48.0 MiB  memory
+add        x3  1.26 µs   0.0%       -          0 B  compute
+
+forward, the 3 op kinds it needs
+op      category     engine  count  of FLOPs  of bytes moved
+linear  matmul       matrix     x3      100%             56%
+relu    elementwise  vector     x3      0.0%             44%
+add     elementwise  vector     x3      0.0%            0.0%
+
+forward on Round 1, what to do next (gains predicted by the same model)
+1. run in bf16 (--dtype bf16); check the outputs: 2.00x (1.32 ms a run, peak 30.0 MiB)
+"""
+
+
+def printed(*readings: Reading, has_op_list: bool = False) -> str:
+    """What the report prints where there is no terminal, without spaces at the ends of lines."""
+    stream = io.StringIO()
+    print_readings(console_on(stream), readings, top=14, has_op_list=has_op_list)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def test_the_whole_report_of_a_tiny_graph(reading: Reading) -> None:
+    assert printed(reading, has_op_list=True) == GOLDEN
+
+
+def test_a_pipe_gets_no_escape_codes(reading: Reading) -> None:
+    assert "\x1b" not in printed(reading)
+
+
+def test_names_are_text_not_markup(reading: Reading) -> None:
+    run = reading.estimate
+    nodes = tuple(replace(n, op="[bold red]x[/]", module="[/nope]") for n in run.nodes)
+    text = printed(replace(reading, estimate=replace(run, nodes=nodes)))
+    assert "[bold red]x[/]" in text
+    assert "[/nope]" in text
+
+
+def test_a_model_that_does_not_fit_says_by_how_much(graph: Graph, machine: Machine) -> None:
+    small = replace(machine, memory=replace(machine.memory, capacity_bytes=25 * 2**20))
+    run = estimate(graph, small)
+    found = read("tiny", graph, run, advise(graph, run))
+    # 60 MiB at the peak on devices of 25 MiB
+    assert "does not fit: needs 60.0 MiB, has 25.0 MiB; 3 devices at least" in verdict([found])
+    first = found.advice[0]
+    assert (first.action, first.speedup, first.peak_memory_bytes) == ("shard", 3.0, 20 * 2**20)
+
+
+def test_low_confidence_figures_are_labelled(graph: Graph, machine: Machine) -> None:
+    guessed = replace(machine, confidence="announced")
+    text = printed(read("tiny", graph, estimate(graph, guessed)))
+    assert text.splitlines()[1] == (
+        "low confidence: the figures of Round 1 are announced, not first-hand"
+    )
+
+
+def test_the_ceiling_is_named(graph: Graph, machine: Machine) -> None:
+    run = estimate(graph, machine, ceiling=Ceiling.DATASHEET)
+    assert "Times and the ridge use the datasheet ceiling" in printed(read("tiny", graph, run))
+
+
+def test_several_machines_stand_side_by_side_and_are_ranked(graph: Graph, machine: Machine) -> None:
+    half = {
+        d: replace(r, flops_per_s=10e12, achievable_flops_per_s=5e12)
+        for d, r in machine.matrix.items()
+    }
+    slow = replace(machine, id="slow", name="Slow 1", matrix=half)
+    readings = [read("tiny", graph, estimate(graph, m)) for m in (slow, machine)]
+    lines = printed(*readings).splitlines()
+    assert lines[0] == (
+        "forward: 2.63 ms on Round 1 (compute-bound), 5.21 ms on Slow 1 (compute-bound)"
+    )
+    assert lines[2].split() == ["forward", "slow", "forward", "round"]
+
+
+def test_modules_add_up_to_the_whole(reading: Reading) -> None:
+    total_s = reading.estimate.totals.time_s
+    for groups in (by_module(reading), by_module(reading, 1), by_op(reading)):
+        assert abs(sum(g.time_s for g in groups) - total_s) < 1e-12
+        assert abs(sum(g.share for g in groups) - 1) < 1e-9
+
+
+def test_training_is_split_by_part(graph: Graph, machine: Machine) -> None:
+    train = in_training(graph)
+    text = printed(read("tiny", train, estimate(train, machine)))
+    start = text.index("by part")
+    rows = text[start : text.index("by module")].splitlines()[2:5]
+    assert [row.split()[0] for row in rows] == ["backward", "forward", "optimizer"]
+
+
+def in_training(graph: Graph) -> Graph:
+    """The same program as a training step."""
+    return Graph(name="tiny", program=graph.program, phase=Phase.TRAIN, repeats=graph.repeats)
+
+
+def test_advice_for_eager_is_what_compiling_gains(graph: Graph, machine: Machine) -> None:
+    slow_host = replace(machine, dispatch_overhead_s=1e-3)
+    eager = estimate(graph, slow_host, execution=Execution.EAGER)
+    compiled = estimate(graph, slow_host)
+    (advice,) = (a for a in advise(graph, eager) if a.action == "compile")
+    assert advice.time_s == compiled.totals.time_s
+    assert advice.speedup == eager.totals.time_s / compiled.totals.time_s
+
+
+def test_advised_bf16_is_what_bf16_is_predicted_to_take(machine: Machine) -> None:
+    def graph_in(dtype: torch.dtype) -> Graph:
+        with torch.device("meta"):
+            linear = torch.nn.Linear(1024, 1024, bias=False).to(dtype)
+            x = torch.randn(4096, 1024, dtype=dtype)
+        return capture(linear, (x,), is_trusted=True, name="linear")
+
+    full, half = graph_in(torch.float32), graph_in(torch.bfloat16)
+    advised = next(a for a in advise(full, estimate(full, machine)) if a.action == "bf16")
+    really = estimate(half, machine).totals
+    assert abs(advised.time_s / really.time_s - 1) < 1e-6
+    assert advised.peak_memory_bytes == really.peak_memory_bytes
+
+
+def test_advised_batch_is_what_the_batch_is_predicted_to_take(machine: Machine) -> None:
+    def graph_of(batch: int) -> Graph:
+        with torch.device("meta"):
+            linear, x = torch.nn.Linear(4096, 4096, bias=False), torch.randn(batch, 4096)
+        return capture(linear, (x,), is_trusted=True, name="linear")
+
+    one = graph_of(1)
+    advised = next(a for a in advise(one, estimate(one, machine)) if a.action == "batch")
+    factor = round(advised.speedup * advised.time_s / estimate(one, machine).totals.time_s)
+    really = estimate(graph_of(factor), machine).totals
+    assert factor > 1
+    assert abs(advised.time_s / really.time_s - 1) < 1e-6
+    assert advised.peak_memory_bytes == really.peak_memory_bytes

@@ -1,0 +1,72 @@
+"""The waterfall's text, written out by hand."""
+
+import io
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ridgeline.backends.result import Candidate, Optimized, Step
+from ridgeline.frontends.torch_export import capture
+from ridgeline.report.waterfall import is_noisy, print_waterfall, verdict
+
+
+def optimized() -> Optimized:
+    graph = capture(nn.Linear(2, 2), (torch.randn(1, 2),), name="tiny", is_trusted=True)
+    ran = {"samples": 10, "clean_samples": 9, "spread_s": 1e-4, "cosine": 1.0, "top1": 1.0}
+    baseline = Candidate(
+        backend="eager as captured", dtype="fp32", time_s=0.008, max_error=0.0, **ran
+    )
+    best = Candidate(backend="aoti", dtype="bf16", time_s=0.002, max_error=0.0031, **ran)
+    lost = Candidate(backend="inductor", dtype="fp32", skipped="crashed: SIGSEGV")
+    return Optimized(
+        graph=graph,
+        passes=(),
+        candidates=(best, lost),
+        baseline=baseline,
+        best=best,
+        waterfall=(
+            Step(step="eager", measured_s=0.008, predicted_s=0.004),
+            Step(step="bf16", measured_s=0.002, predicted_s=0.003),
+            Step(step="roofline", measured_s=None, predicted_s=0.001),
+        ),
+        roofline_s=0.001,
+        threads=2,
+        machine="this",
+        package=None,
+    )
+
+
+def text_of(result: Optimized) -> str:
+    stream = io.StringIO()
+    print_waterfall(stream, result)
+    return stream.getvalue()
+
+
+def test_the_verdict_says_it_in_one_line() -> None:
+    assert verdict(optimized()) == (
+        "tiny runs in 2.00 ms with aoti bf16; 4.00 times as fast as eager; "
+        "outputs within 0.003 of the reference; 50% of the roofline's speed."
+    )
+
+
+def test_each_step_has_its_bar_and_its_ratio() -> None:
+    rows = [line.split() for line in text_of(optimized()).splitlines()]
+    assert ["eager", "8.00", "ms", "4.00", "ms", "1.00×", "#" * 28] in rows
+    assert ["bf16", "2.00", "ms", "3.00", "ms", "4.00×", "#" * 7 + "·" * 3] in rows
+    assert ["roofline", "–", "1.00", "ms", "8.00×", "·" * 4] in rows
+
+
+def test_a_file_gets_no_colour_and_every_reason() -> None:
+    text = text_of(optimized())
+    assert "\x1b" not in text
+    assert "inductor fp32 skipped: crashed: SIGSEGV" in text
+    assert "Other programs" not in text
+
+
+def test_noise_is_told() -> None:
+    quiet = optimized()
+    noisy = replace(quiet, baseline=replace(quiet.baseline, clean_samples=1))
+    assert not is_noisy(quiet)
+    assert is_noisy(noisy)
+    assert "Other programs use this machine" in text_of(noisy)
