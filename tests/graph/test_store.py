@@ -142,7 +142,7 @@ def test_a_name_that_is_code_is_refused(saved: Path, where: str) -> None:
 
     load(saved)
     rewrite(saved, change)
-    with pytest.raises(GraphError, match=r"holds the name 'input\): pass.*which could be code"):
+    with pytest.raises(GraphError, match=r'holds the name "input\): pass.*which could be code'):
         load(saved)
 
 
