@@ -7,7 +7,7 @@ Every answer is a whole process, imports included; the tools take turns, so that
 machine does falls on all alike. PYTHON is the interpreter of a virtual environment that has torch,
 transformers, calflops, fvcore and torchinfo; Ridgeline runs under this one. The record is written
 after every run; a run that was interrupted goes on where it stopped, unless --fresh. --render
-prints the table of a record, the latest where none is named, as docs/counters.md holds it.
+writes the tables of a record, the latest where none is named, into docs/counters.md.
 """
 
 import argparse
@@ -24,13 +24,14 @@ from pathlib import Path
 
 import msgspec
 from counter_peers import SEED, TOKENS
-from counter_report import Failure, Record, Row, Run, markdown, median
+from counter_report import Failure, Record, Row, Run, markdown, median, with_tables
 
 from ridgeline import zoo
 from ridgeline.machines.cpu import read_cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
+PAGE_FILE = ROOT / "docs" / "counters.md"
 HEADLINE = "llama-3.1-405b"
 MODELS = (
     HEADLINE,
@@ -42,7 +43,7 @@ MODELS = (
     "covid-mtl",
     "sd-v1-unet",
 )
-# What Ridgeline is asked besides the forward run that the peers are asked, for language models only.
+# What Ridgeline is asked of language models besides the forward run, which the peers are asked too.
 PHASES, PAGE = "ridgeline: prefill and decode", "ridgeline: the same, and HTML"
 TOOLS = ("ridgeline", "FlopCounterMode", "calflops", "fvcore", "torchinfo", PHASES, PAGE)
 LIMIT_S = 600.0
@@ -53,7 +54,7 @@ def main() -> None:
     """Runs what the record lacks, writes it, prints its table."""
     options = _options()
     if options.render is not None:
-        print(markdown(_read(options.render)), end="")
+        PAGE_FILE.write_text(with_tables(PAGE_FILE.read_text(), _read(options.render)))
         return
     if options.peers is None:
         sys.exit("--peers is missing: an interpreter with torch, calflops, fvcore and torchinfo.")
@@ -85,7 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="the record; default: benchmarks/records")
     parser.add_argument("--fresh", action="store_true", help="forget the runs recorded so far")
     parser.add_argument(
-        "--render", type=Path, nargs="?", const=Path(), metavar="RECORD", help="only the table"
+        "--render", type=Path, nargs="?", const=Path(), metavar="RECORD", help="only write the page"
     )
     options = parser.parse_args()
     if options.render == Path():
@@ -121,7 +122,8 @@ def _truth(tool: str, model: str) -> tuple[int, int]:
     Prefill computes the logits of the last token only.
     """
     facts = zoo.get(model).facts
-    assert facts.flops is not None and facts.parameters is not None
+    assert facts.flops is not None
+    assert facts.parameters is not None
     flops = facts.flops
     if tool in (PHASES, PAGE):
         config = json.loads(_config(model).read_text())
@@ -238,8 +240,15 @@ def _start(path: Path, options: argparse.Namespace) -> Record:
 
 
 def _commit() -> str:
-    line = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    """This commit; "-dirty" where anything but records and docs differs from it."""
+    commit = _git("rev-parse", "--short=10", "HEAD")
+    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/records", ":!docs")
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*line: str) -> str:
+    done = subprocess.run(["git", *line], cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def _versions(peers: Path) -> Iterator[tuple[str, str]]:

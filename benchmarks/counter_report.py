@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 GIGA, MEGA = 1e9, 1e6
+BEGIN, END = "<!-- begin: bench_counters.py -->", "<!-- end: bench_counters.py -->"
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +89,13 @@ def markdown(record: Record) -> str:
     models = list(dict.fromkeys(row.model for row in record.rows))
     parts = [_table(model, [r for r in record.rows if r.model == model]) for model in models]
     return "\n".join([*parts, _provenance(record)])
+
+
+def with_tables(page: str, record: Record) -> str:
+    """`page` with the record's tables between its two markers."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{markdown(record)}\n{END}{after}"
 
 
 def _table(model: str, rows: Sequence[Row]) -> str:

@@ -1,9 +1,9 @@
 """The `.ridge` file: a chosen model that runs without its source.
 
 A zip of `manifest.json`, `graph.pt2` (the graph after the passes, fp32) and, where the chosen
-backend makes one, `package.pt2` (native code). The manifest's sha256 sums find damage, not malice:
-loading the package runs native code, so load only files whose author you trust, or pass
-`is_trusted=False`, which compiles from the graph instead.
+backend makes one, `package.pt2` (native code). The manifest's sha256 sums find damage; its seal
+(see seal.py) shows that this user wrote it here. Without a valid seal the native code never runs
+unless the caller passes `is_trusted=True`: the graph is compiled instead.
 """
 
 import hashlib
@@ -26,6 +26,7 @@ from ridgeline.backends.backend import Backend, Dtype, Runnable, first_line
 from ridgeline.backends.choose import BACKENDS
 from ridgeline.backends.eager import Eager
 from ridgeline.backends.result import Optimized
+from ridgeline.backends.seal import is_own, seal_of
 from ridgeline.errors import BackendError, GraphError
 from ridgeline.graph import Graph, InputKind
 from ridgeline.graph.flat import align_inputs, check_inputs
@@ -43,6 +44,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     """What a `.ridge` file says about itself. inputs: "name: dtype[shape]" of each user input.
 
     machine: the name that `optimize` was given; cpu_flags, torch_version: what the package needs.
+    seal: shows its writer that all else here is as written; None where no key could be kept.
     """
 
     format: int
@@ -57,6 +59,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     cpu_flags: list[str]
     threads: int
     sha256: dict[str, str]
+    seal: str | None = None
 
 
 class Loaded:
@@ -108,6 +111,7 @@ def _archive(optimized: Optimized) -> memoryview:
         threads=optimized.threads,
         sha256={name: hashlib.sha256(data).hexdigest() for name, data in content.items()},
     )
+    manifest.seal = seal_of(_sealed(manifest))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(_MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))
@@ -116,20 +120,26 @@ def _archive(optimized: Optimized) -> memoryview:
     return buffer.getbuffer()
 
 
-def load(path: str | os.PathLike[str], *, is_trusted: bool = True) -> Loaded:
+def _sealed(manifest: Manifest) -> bytes:
+    """What a seal vouches for: every field of the manifest, and by its sums every other member."""
+    return msgspec.json.encode(msgspec.structs.replace(manifest, seal=None), order="sorted")
+
+
+def load(path: str | os.PathLike[str], *, is_trusted: bool = False) -> Loaded:
     """The model in a `.ridge` file, ready to run.
 
-    Its package, where it has one, is native code and is run as it is on a machine like the one it
-    was made on; elsewhere, and with `is_trusted=False`, the graph is compiled anew by the same
-    backend, or run eagerly where that fails; `Loaded.note` says so. Raises BackendError for a
-    missing, foreign, damaged or newer file.
+    Its package, where it has one, is native code. It runs as it is where this user saved it, on a
+    machine that can run it, or with `is_trusted=True`, which runs anyone's; otherwise the graph is
+    compiled anew by the same backend, or run eagerly where that fails, and `Loaded.note` says why.
+    Raises BackendError for a missing, foreign, damaged or newer file.
     """
     file = Path(path)
     manifest, content = _read(file)
     with tempfile.TemporaryDirectory(prefix="ridgeline-") as name:
         folder = Path(name)
         graph = _read_graph(file, folder, content[_GRAPH], manifest)
-        reason = _reason_to_recompile(manifest, PACKAGE in content, is_trusted)
+        is_allowed = is_trusted or is_own(_sealed(manifest), manifest.seal)
+        reason = _reason_to_recompile(manifest, PACKAGE in content, is_allowed)
         if reason is None and PACKAGE in content:
             _check_package(file, content[PACKAGE])
             (folder / PACKAGE).write_bytes(content[PACKAGE])
@@ -158,14 +168,17 @@ def _compiled(graph: Graph, manifest: Manifest, reason: str | None) -> Loaded:
         return Loaded(graph, manifest, Eager.name, Eager().compile(graph), note)
 
 
-def _reason_to_recompile(manifest: Manifest, has_package: bool, is_trusted: bool) -> str | None:
+def _reason_to_recompile(manifest: Manifest, has_package: bool, is_allowed: bool) -> str | None:
     """Why the saved native code cannot be used here; None where it can, or where there is none."""
     if manifest.backend != Aoti.name:
         return None
     if not has_package:
         return "the file holds no native code"
-    if not is_trusted:
-        return "the file is not trusted, so its native code stays unused"
+    if not is_allowed:
+        return (
+            "the file was not saved by you on this machine, so its native code stays unused; "
+            "is_trusted=True runs it"
+        )
     if manifest.torch_version != str(torch.__version__):
         return f"it was made with torch {manifest.torch_version}, this is {torch.__version__}"
     missing = sorted(set(manifest.cpu_flags) - set(cpu_flags()))

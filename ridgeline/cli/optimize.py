@@ -65,7 +65,8 @@ def optimize_command(
     """Fold, compile and lower the precision, keep the fastest whose outputs stay right.
 
     Every candidate is measured on this machine and checked against the op-by-op reference.
-    Loading the written file runs native code. Examples:
+    The written file holds native code, which runs as it is only for the user who wrote it; for
+    others, ridgeline.load compiles it anew from its graph. Examples:
 
       ridgeline optimize zoo:resnet50 -o resnet50.ridge
 

@@ -20,6 +20,9 @@ _FORMAT = 1
 _MAX_JSON_BYTES = 256 * 2**20
 # How torch writes a size symbol down, the one place where an expression holds quotes.
 _SYMBOL = re.compile(r"Symbol\('[A-Za-z]\w*'(?:, \w+=(?:True|False))*\)")
+# torch pastes names into Python source that it then runs. In these there can be no call with an
+# argument, and no second line; torch's own "ExportedProgram.module()" is the one with brackets.
+_NAME = re.compile(r"[^\s()\[\]{}'\"`;:=,@#\\]*(?:\(\))?")
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
 _SAFE_NAME = re.compile(
     r"[su]\d+|zuf\d+|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt"
@@ -135,10 +138,10 @@ def _check_tensors(file: Path, name: str, data: bytes) -> None:
 
 def _check_json(file: Path, name: str, data: bytes) -> None:
     try:
-        content = msgspec.json.decode(data)
+        entries = list(_entries(msgspec.json.decode(data)))
     except msgspec.DecodeError as error:
         raise GraphError(f"{file} has a damaged {name}: {error}.") from error
-    for key, value in _entries(content):
+    for key, value in entries:
         if key == "use_pickle" and value is True:
             raise GraphError(
                 f"{file} holds pickled weights ({name}), which can run code when loaded. "
@@ -148,6 +151,8 @@ def _check_json(file: Path, name: str, data: bytes) -> None:
             raise GraphError(
                 f"{file} holds the size expression {value!r}, which is not arithmetic."
             )
+        if key.endswith("name") and isinstance(value, str) and not _NAME.fullmatch(value):
+            raise GraphError(f"{file} holds the name {value[:80]!r}, which could be code.")
 
 
 def _entries(content: Any) -> Iterator[tuple[str, Any]]:
@@ -158,6 +163,8 @@ def _entries(content: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(item, dict):
             yield from item.items()
             pending.extend(item.values())
+            if isinstance(origin := item.get("from_node"), str):  # JSON within JSON
+                pending.append(msgspec.json.decode(origin))
         elif isinstance(item, list):
             pending.extend(item)
 

@@ -22,6 +22,7 @@ from ridgeline.backends.artifact import load, save
 from ridgeline.backends.eager import Eager
 from ridgeline.backends.reference import Reference
 from ridgeline.backends.result import Candidate, Optimized
+from ridgeline.backends.seal import key_path
 from ridgeline.errors import BackendError, GraphError
 from ridgeline.frontends.torch_export import capture
 from ridgeline.passes.manager import run_passes
@@ -120,7 +121,8 @@ def test_where_recompiling_fails_it_runs_eagerly_and_says_so(
     path = tmp_path / "model.ridge"
     save(chosen("lstm", backend="aoti", package=b"native"), path)
     monkeypatch.setattr(Aoti, "build", fail)
-    loaded = load(path, is_trusted=False)
+    key_path().unlink()
+    loaded = load(path)
     assert loaded.backend == "eager"
     assert loaded.note is not None
     assert "aoti failed here" in loaded.note

@@ -48,7 +48,14 @@ def test_a_405b_config_is_inspected_without_heavy_imports_or_memory() -> None:
 
 def test_the_collectors_thresholds_are_restored_also_after_an_error() -> None:
     before = gc.get_threshold()
-    with pytest.raises(ValueError, match="inside"), rare_collections():
-        assert gc.get_threshold()[0] > 100 * before[0]
-        raise ValueError("inside")
+    inside: list[int] = []
+    with pytest.raises(ValueError, match="inside"):
+        _fail_with_rare_collections(inside)
+    assert inside[0] > 100 * before[0]
     assert gc.get_threshold() == before
+
+
+def _fail_with_rare_collections(thresholds: list[int]) -> None:
+    with rare_collections():
+        thresholds.append(gc.get_threshold()[0])
+        raise ValueError("inside")

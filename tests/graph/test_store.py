@@ -123,6 +123,29 @@ def test_a_size_expression_that_is_code_is_refused(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
+@pytest.mark.parametrize("where", ["name", "from_node"])
+def test_a_name_that_is_code_is_refused(saved: Path, where: str) -> None:
+    """torch pastes the names of inputs into the source of the function that it compiles."""
+    evil = "input): pass\n__import__('os').abort()\ndef other(x"
+
+    def plant(content: object) -> object:
+        if isinstance(content, list):
+            return [plant(c) for c in content]
+        if not isinstance(content, dict):
+            return content
+        nested = json.dumps([{"name": evil}]) if where == "from_node" else evil
+        return {k: nested if k == where else plant(v) for k, v in content.items()}
+
+    def change(name: str, data: bytes) -> bytes:
+        is_model = name.endswith("model.json")
+        return json.dumps(plant(json.loads(data))).encode() if is_model else data
+
+    load(saved)
+    rewrite(saved, change)
+    with pytest.raises(GraphError, match=r'holds the name "input\): pass.*which could be code'):
+        load(saved)
+
+
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
 def test_a_truncated_file_is_one_clear_error(saved: Path, kept: float) -> None:
     data = saved.read_bytes()
