@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import fx
+from torch._inductor import config as inductor_config
 
 from ridgeline.backends.backend import Backend, Runnable
 from ridgeline.backends.environment import compiling, require_compiler
@@ -33,10 +34,11 @@ class Inductor(Backend):
             module.forward,
             fullgraph=True,
             dynamic=_has_symbols(graph),
-            options={"freezing": True, "guard_filter_fn": _guards_nothing(graph)},
+            options={"guard_filter_fn": _guards_nothing(graph)},
         )
         state = {name: b.clone() for name, b in module.named_buffers() if _is_written(module, name)}
-        with compiling(), packing, torch.no_grad():
+        # as an option of torch.compile, freezing is accepted and has no effect (torch 2.13)
+        with compiling(), packing, inductor_config.patch(freezing=True), torch.no_grad():
             compiled(*inputs)
         for name, value in state.items():
             module.get_buffer(name).copy_(value)

@@ -8,7 +8,7 @@ rate is the median of undisturbed samples.
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,9 @@ Timings = Mapping[Probe, Timing]
 ROUNDS = 3
 """Every probe is visited once per round, so that a slow spell of the machine does not fall on one
 kernel alone."""
+
+_CLEAN_SHARE = 0.5
+"""With fewer undisturbed samples than this the calibration is marked as of low confidence."""
 
 LONGEST_CALL_S = 1.0
 """A probe expected to take longer, from the rate of a smaller one of its kind, is left out and
@@ -204,7 +207,7 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
         dispatch_overhead_s=dispatch_s,
         overhead_source="measured here: launch = starting and joining the threads of one pointwise"
         " kernel, dispatch = one of a chain of ops on eight elements",
-        confidence="measured",
+        confidence=confidence_of(timings.values()),
         source="ridgeline machines calibrate",
         notes="; ".join(
             [
@@ -226,6 +229,13 @@ def _settle_allocator() -> None:
     import torch
 
     torch.ones(_SETTLING_NBYTES // 4)
+
+
+def confidence_of(timings: Iterable[Timing]) -> str:
+    """"low" where other work took the cores during most samples, for then nothing is certain."""
+    counts = [(t.num_clean, t.num_samples) for t in timings]
+    clean, samples = sum(c for c, _ in counts), sum(n for _, n in counts)
+    return "measured" if clean >= _CLEAN_SHARE * samples else "low"
 
 
 def _matrix(cpu: Cpu, dtype: str, num_cores: int, timings: Timings) -> Rate:

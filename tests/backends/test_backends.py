@@ -44,6 +44,16 @@ class TestEager(BackendSuite):
 class TestInductor(BackendSuite):
     make = Inductor
 
+    def test_weights_are_packed_ahead(self) -> None:
+        """An unfrozen graph would call aten's convolution and reorder its weights in each run."""
+        model, inputs = MODELS["conv_net"]()
+        run = Inductor().compile(capture(model, inputs))
+        with torch.profiler.profile() as profile, torch.no_grad():
+            run(*inputs)
+        names = {event.key for event in profile.key_averages()}
+        assert "mkldnn::_convolution_pointwise" in names
+        assert "aten::mkldnn_convolution" not in names
+
 
 @pytest.mark.slow
 class TestAoti(BackendSuite):

@@ -18,7 +18,13 @@ from ridgeline.machines import (
     to_toml,
 )
 from ridgeline.machines import calibrate as calibrate_module
-from ridgeline.machines.calibrate import calibrate, kernels_of, raised_rate, time_probes
+from ridgeline.machines.calibrate import (
+    calibrate,
+    confidence_of,
+    kernels_of,
+    raised_rate,
+    time_probes,
+)
 from ridgeline.machines.matrix_probes import ConvShape
 from ridgeline.machines.probe import Probe
 from ridgeline.machines.probes import cpu_probes
@@ -256,3 +262,9 @@ def test_a_gpu() -> None:
     assert machine.matrix["bf16"].achievable_flops_per_s is not None
     assert 1e-7 < machine.launch_overhead_s < machine.dispatch_overhead_s * 10 < 1e-2
     assert parse(to_toml(machine), origin="this") == machine
+
+
+@pytest.mark.parametrize(("num_clean", "confidence"), [(10, "measured"), (5, "measured"), (4, "low")])
+def test_a_disturbed_calibration_says_so(num_clean: int, confidence: str) -> None:
+    timing = Timing(time_s=1.0, fastest_s=1.0, num_clean=num_clean, num_samples=10)
+    assert confidence_of([timing]) == confidence
