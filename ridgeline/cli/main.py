@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from ridgeline import __version__
-from ridgeline.cli.collector import leave_to_the_system
+from ridgeline.cli.collector import leave_at_once, leave_to_the_system
 from ridgeline.errors import RidgelineError
 
 if TYPE_CHECKING:
@@ -111,9 +111,17 @@ def ridgeline(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 ok, 1 a check failed, 2 bad input, 130 interrupted."""
-    code = run(list(sys.argv[1:] if args is None else args))
+    given = list(sys.argv[1:] if args is None else args)
+    code = run(given)
+    if code == 0 and args is None and _reads_only(given):
+        leave_at_once(code)
     leave_to_the_system()
     sys.exit(code)
+
+
+def _reads_only(args: Sequence[str]) -> bool:
+    """Whether this was `inspect` of something that is not the user's own code."""
+    return args[:1] == ["inspect"] and not any(".py" in arg for arg in args)
 
 
 def run(args: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ridgeline.cli import main
 from ridgeline.cli.collector import rare_collections
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,39 @@ def test_a_405b_config_is_inspected_without_heavy_imports_or_memory() -> None:
     assert all(reading["totals"]["parameters"] == 405_853_388_800 for reading in readings)
     assert not set(HEAVY) & set(probe["modules"])
     assert probe["peak"] < MAX_PEAK_BYTES
+
+
+def test_leaving_at_once_loses_no_output_in_a_pipe() -> None:
+    line = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "ridgeline.cli.main",
+        "inspect",
+        "zoo:deepadipose",
+    ]
+    done = subprocess.run(
+        [*line, "--machine", "H100", "--json"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["totals"]["parameters"] > 0
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["inspect", "zoo:gpt2"], True),
+        (["inspect", "model.py:make"], False),
+        (["inspect", "zoo:gpt2", "--compare", "model.py:make"], False),
+        (["optimize", "zoo:gpt2"], False),
+        ([], False),
+    ],
+)
+def test_only_an_inspection_without_the_users_code_leaves_at_once(
+    args: list[str], expected: bool
+) -> None:
+    assert main._reads_only(args) is expected
 
 
 def test_the_collectors_thresholds_are_restored_also_after_an_error() -> None:
