@@ -1,15 +1,16 @@
 """From the options of `inspect` to readings: targets captured, machines chosen, costs estimated."""
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ridgeline import machines
+from ridgeline.cli.forked import map_forked
 from ridgeline.cost import Execution, Recompute, estimate
 from ridgeline.cost.advice import advise
 from ridgeline.errors import MachineError
 from ridgeline.frontends import Request, capture_target
 from ridgeline.frontends.phases import default_phases
+from ridgeline.frontends.torch_export import load_tracer
 from ridgeline.graph import Graph, Phase
 from ridgeline.machines import Ceiling, Machine
 from ridgeline.report.reading import Reading, read
@@ -38,12 +39,15 @@ class Options:
 def read_all(options: Options) -> tuple[Reading, ...]:
     """One reading per target, phase and machine, in this order."""
     chosen = choose_machines(options.machine)
-    return tuple(
-        _reading(target, graph, machine, options)
-        for target in options.targets
-        for graph in _graphs(target, options)
-        for machine in chosen
-    )
+    jobs = [(target, phase) for target in options.targets for phase in _phases(target, options)]
+
+    def readings(job: tuple[str, Phase]) -> tuple[Reading, ...]:
+        graph = _graph(*job, options)
+        return tuple(_reading(job[0], graph, machine, options) for machine in chosen)
+
+    if len(jobs) > 1:
+        load_tracer()
+    return tuple(reading for found in map_forked(readings, jobs) for reading in found)
 
 
 def _reading(target: str, graph: Graph, machine: Machine, options: Options) -> Reading:
@@ -59,18 +63,17 @@ def _reading(target: str, graph: Graph, machine: Machine, options: Options) -> R
     return read(target, graph, run, advise(graph, run, optimizer=options.optimizer))
 
 
-def _graphs(target: str, options: Options) -> Iterator[Graph]:
-    for phase in _phases(target, options):
-        yield capture_target(
-            Request(
-                target=target,
-                phase=phase,
-                batch=options.batch,
-                seq=options.seq,
-                cache=options.cache if options.phase or phase is Phase.DECODE else None,
-                dtype=options.dtype,
-            )
+def _graph(target: str, phase: Phase, options: Options) -> Graph:
+    return capture_target(
+        Request(
+            target=target,
+            phase=phase,
+            batch=options.batch,
+            seq=options.seq,
+            cache=options.cache if options.phase or phase is Phase.DECODE else None,
+            dtype=options.dtype,
         )
+    )
 
 
 def _phases(target: str, options: Options) -> tuple[Phase, ...]:
