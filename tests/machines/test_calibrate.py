@@ -264,7 +264,9 @@ def test_a_gpu() -> None:
     assert parse(to_toml(machine), origin="this") == machine
 
 
-@pytest.mark.parametrize(("num_clean", "confidence"), [(10, "measured"), (5, "measured"), (4, "low")])
+@pytest.mark.parametrize(
+    ("num_clean", "confidence"), [(10, "measured"), (5, "measured"), (4, "low")]
+)
 def test_a_disturbed_calibration_says_so(num_clean: int, confidence: str) -> None:
     timing = Timing(time_s=1.0, fastest_s=1.0, num_clean=num_clean, num_samples=10)
     assert confidence_of([timing]) == confidence
