@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from predict_cases import CASES, TOO_FAST, Case
+from predict_cases import CASES, TOO_FAST, TOO_SLOW, Case
 from predict_model import EAGER, ENOUGH_CLEAN, PATIENCE_S, SEED, THREADS, Part
 
 from ridgeline.machines import Machine, parse, to_toml
@@ -178,7 +178,7 @@ def _model(part: Part) -> dict[str, object]:
         **{k: v for k, v in msgspec.to_builtins(part).items() if k not in ("key", "dtype", "best")},
     }
     if abs(error) > MISS:
-        known = TOO_FAST if error < 0 else {}
+        known = TOO_FAST if error < 0 else TOO_SLOW
         model["explanation"] = known.get(part.key, "not looked into; see largest_gaps")
         model["largest_gaps"] = _gaps(part)
     return model

@@ -108,6 +108,9 @@ CONVOLUTIONS = (
     ConvShape(inputs=1, outputs=64, size=48, taps=3, stride=2, dims=3),
     ConvShape(inputs=64, outputs=16, size=24, taps=1, dims=3),
     ConvShape(inputs=16, outputs=64, size=24, taps=3, dims=3),
+    ConvShape(inputs=256, outputs=128, size=4, taps=1, dims=3),  # last layers of volume networks
+    ConvShape(inputs=128, outputs=128, size=4, taps=3, dims=3),
+    ConvShape(inputs=64, outputs=128, size=8, taps=3, dims=3),
 )
 COLD_CONVOLUTIONS = (
     ConvShape(inputs=16, outputs=16, size=1, taps=1),
