@@ -121,7 +121,8 @@ def _truth(tool: str, model: str) -> tuple[int, int]:
     Prefill computes the logits of the last token only.
     """
     facts = zoo.get(model).facts
-    assert facts.flops is not None and facts.parameters is not None
+    assert facts.flops is not None
+    assert facts.parameters is not None
     flops = facts.flops
     if tool in (PHASES, PAGE):
         config = json.loads(_config(model).read_text())

@@ -49,7 +49,8 @@ class Positional(nn.Module):
 
     def forward(self, *values: Tensor) -> Tensor:
         """The logits."""
-        logits: Tensor = self.model(**dict(zip(self.names, values, strict=True)), use_cache=False)[0]
+        values_by_name = dict(zip(self.names, values, strict=True))
+        logits: Tensor = self.model(**values_by_name, use_cache=False)[0]
         return logits
 
 

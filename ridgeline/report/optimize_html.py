@@ -177,8 +177,8 @@ def _step_tip(step: Step, optimized: Optimized) -> str:
 
 
 def _candidates(optimized: Optimized) -> Section:
-    headers = ["backend", "dtype", "measured", "x eager", "spread", "clean samples"]
-    headers += ["max error", "cosine", "same top-1", "outcome"]
+    headers = ["backend", "dtype", "outcome", "measured", "x eager", "spread", "clean samples"]
+    headers += ["max error", "cosine", "same top-1"]
     tried = (optimized.baseline, *optimized.candidates)
     ranked = sorted(tried, key=lambda c: (c.skipped is not None, c.time_s or inf))
     return Section(
@@ -201,6 +201,7 @@ def _candidate_row(candidate: Candidate, optimized: Optimized) -> list[Cell]:
     return [
         Cell(text=candidate.backend),
         Cell(text=candidate.dtype),
+        Cell(text=outcome, style="long" if candidate.skipped else ""),
         _number(time_s, _time(time_s)),
         _number(gain, significant(gain or 0.0)),
         _number(candidate.spread_s, _time(candidate.spread_s)),
@@ -210,7 +211,6 @@ def _candidate_row(candidate: Candidate, optimized: Optimized) -> list[Cell]:
         _number(candidate.max_error, f"{candidate.max_error or 0.0:.1e}"),
         _number(candidate.cosine, f"{candidate.cosine or 0.0:.6f}"),
         _number(candidate.top1, format_percent(candidate.top1 or 0.0)),
-        Cell(text=outcome, style="long" if candidate.skipped else ""),
     ]
 
 
@@ -263,7 +263,8 @@ def _diff(step: PassStep) -> Html:
     lines, size = [], 0
     every = step.diff.splitlines()
     for text in every:
-        line = element("span", elided(text, 240) or " ", class_=_LINE_CLASSES.get(text[:1]))
+        style = "hunk" if text.startswith(("+++", "---")) else _LINE_CLASSES.get(text[:1])
+        line = element("span", elided(text, 240) or " ", class_=style)
         size += len(line.encode())
         if size > _MOST_DIFF_BYTES:
             break
