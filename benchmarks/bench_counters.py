@@ -42,7 +42,7 @@ MODELS = (
     "covid-mtl",
     "sd-v1-unet",
 )
-# What Ridgeline is asked besides the forward run that the peers are asked, for language models only.
+# What Ridgeline is asked besides the forward run that the peers are asked; language models only.
 PHASES, PAGE = "ridgeline: prefill and decode", "ridgeline: the same, and HTML"
 TOOLS = ("ridgeline", "FlopCounterMode", "calflops", "fvcore", "torchinfo", PHASES, PAGE)
 LIMIT_S = 600.0

@@ -1,4 +1,4 @@
-"""The page of `optimize`: verdict, bars, candidates and diffs; escaped, small, whole in a browser."""
+"""The page of `optimize`: verdict, bars, candidates, diffs; escaped, small, whole in a browser."""
 
 import re
 import subprocess
