@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ridgeline.backends.choose import Predict, Progress
+    from ridgeline.backends.choose import Progress
+    from ridgeline.machines import Machine
 
 
 class DtypeOption(StrEnum):
@@ -61,6 +62,7 @@ def optimize_command(
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")
     ] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write one offline HTML page.")] = None,
 ) -> None:
     """Fold, compile and lower the precision, keep the fastest whose outputs stay right.
 
@@ -70,16 +72,17 @@ def optimize_command(
 
       ridgeline optimize zoo:resnet50 -o resnet50.ridge
 
-      ridgeline optimize zoo:bert-base --seq 128 --dtype fp32 --json
+      ridgeline optimize zoo:bert-base --seq 128 --dtype fp32 --html report.html
     """
     from ridgeline.backends.artifact import save
     from ridgeline.backends.choose import optimize
+    from ridgeline.backends.predict import predictor
     from ridgeline.frontends import Request, capture, load_model
     from ridgeline.graph import Phase
     from ridgeline.graph.flat import example_inputs
     from ridgeline.report.waterfall import print_waterfall
 
-    predict = prediction(machine)
+    described = predicted_machine(machine)
     request = Request(target=target, phase=Phase(phase.value), batch=batch, seq=seq, cache=cache)
     model = load_model(request)
     graph = capture(
@@ -96,26 +99,28 @@ def optimize_command(
         repeats=repeats,
         threads=threads,
         progress=progress_on_stderr(),
-        predict=predict,
+        predict=predictor(described) if described else None,
     )
     if out is not None:
         save(result, out)
         print(f"saved: {out}", file=sys.stderr)
+    if html is not None:
+        from ridgeline.report.files import write_text
+        from ridgeline.report.optimize_html import optimize_page
+
+        print(f"report: {write_text(html, optimize_page(result, described))}", file=sys.stderr)
     if as_json:
         print(json.dumps(result.as_dict(), indent=1, allow_nan=False))
         return
     print_waterfall(sys.stdout, result)
 
 
-def prediction(machine: str) -> "Predict | None":
-    """Predictions for the machine named, or for this one where it is calibrated; else none, and
-    says so.
-    """
+def predicted_machine(name: str) -> "Machine | None":
+    """The machine named, or this one where it is calibrated; else none, and says so."""
     from ridgeline import machines
-    from ridgeline.backends.predict import predictor
 
-    if machine or machines.this_path().is_file():
-        return predictor(machines.load(machine or "this"))
+    if name or machines.this_path().is_file():
+        return machines.load(name or "this")
     print(
         "This machine is not calibrated, so nothing is predicted: `ridgeline machines calibrate`.",
         file=sys.stderr,
@@ -125,14 +130,17 @@ def prediction(machine: str) -> "Predict | None":
 
 def progress_on_stderr() -> "Progress":
     """A callback that shows each stage: a line that updates on a terminal, else one per stage."""
-    shown: set[str] = set()
+    shown: set[tuple[str, bool]] = set()
 
     def show(stage: str, fraction: float) -> None:
+        step = (stage, fraction >= 1)
+        if (stage, True) in shown:
+            return  # what goes on after its end, for want of clean samples, is the same stage
         if sys.stderr.isatty():
             end = "\n" if fraction >= 1 else ""
-            print(f"\r{stage}: {fraction:4.0%}", end=end, file=sys.stderr, flush=True)
-        elif stage not in shown:
-            shown.add(stage)
+            print(f"\r{stage}: {fraction:4.0%}{'':24}", end=end, file=sys.stderr, flush=True)
+        elif (stage, False) not in shown:
             print(f"{stage} …", file=sys.stderr, flush=True)
+        shown.update({step, (stage, False)})
 
     return show

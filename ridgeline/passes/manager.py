@@ -14,9 +14,12 @@ DEFAULT_PASSES: tuple[Pass, ...] = (canonicalise, fold_constants, fold_batch_nor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassStep:
-    """What one pass did. diff: unified text diff, empty when it changed nothing visible."""
+    """What one pass did. before, graph: what it got and what it made of it; diff: unified text
+    diff, empty when it changed nothing visible.
+    """
 
     name: str
+    before: Graph
     graph: Graph
     diff: str
     is_skipped: bool = False
@@ -43,7 +46,7 @@ def run_passes(
 
 def _run(one: Pass, graph: Graph, *, is_skipped: bool) -> PassStep:
     if is_skipped:
-        return PassStep(name=one.__name__, graph=graph, diff="", is_skipped=True)
+        return PassStep(name=one.__name__, before=graph, graph=graph, diff="", is_skipped=True)
     after = one(graph)
     try:
         verify(after)
@@ -51,4 +54,4 @@ def _run(one: Pass, graph: Graph, *, is_skipped: bool) -> PassStep:
         raise GraphError(
             f"pass {one.__name__} broke graph {graph.name}: {error} Skip it by name and report it."
         ) from error
-    return PassStep(name=one.__name__, graph=after, diff=diff(graph, after))
+    return PassStep(name=one.__name__, before=graph, graph=after, diff=diff(graph, after))

@@ -85,11 +85,11 @@ def _group(index: int, readings: Sequence[Reading], many: int) -> Group:
         verdict=_group_verdict(reading) if len(readings) > 1 else "",
         sections=(
             *sections,
-            _roofline(key, reading, min(_MOST_DOTS, _DOTS // many)),
-            _treemap(key, reading, min(_MOST_TILES, _TILES // many)),
+            roofline_section(key, reading, min(_MOST_DOTS, _DOTS // many)),
+            treemap_section(key, reading, min(_MOST_TILES, _TILES // many)),
             _memory(key, reading),
             _ops(key, reading),
-            _nodes(key, reading, _ROWS // many),
+            nodes_section(key, reading, _ROWS // many),
         ),
     )
 
@@ -130,7 +130,8 @@ def _uncounted(key: str, reading: Reading) -> Section:
     )
 
 
-def _roofline(key: str, reading: Reading, most: int) -> Section:
+def roofline_section(key: str, reading: Reading, most: int) -> Section:
+    """The `most` longest nodes below their roofs."""
     run = reading.estimate
     dots = _dots(run, most)
     body = roofline(roofs_of(run), dots) if dots else element("p", "No node does arithmetic.")
@@ -191,7 +192,8 @@ def node_tip(node: NodeEstimate, total_s: float) -> str:
     )
 
 
-def _treemap(key: str, reading: Reading, most: int) -> Section:
+def treemap_section(key: str, reading: Reading, most: int) -> Section:
+    """Predicted time as area, in at most `most` tiles."""
     return Section(
         id=f"{key}-treemap",
         title="Where the time goes",
@@ -375,7 +377,8 @@ def _numbers(
     ]
 
 
-def _nodes(key: str, reading: Reading, most: int) -> Section:
+def nodes_section(key: str, reading: Reading, most: int) -> Section:
+    """A table of the `most` longest nodes."""
     run = reading.estimate
     total_s = run.totals.time_s or 1.0
     nodes = sorted(run.nodes, key=lambda n: -n.time_s)

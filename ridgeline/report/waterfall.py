@@ -15,8 +15,8 @@ from ridgeline.units import format_percent, format_time, significant
 _BAR_WIDTH = 28
 _PLAIN_WIDTH = 160
 _NONE = "–"
-_NOISE = (
-    "  Other programs use this machine: some candidates have hardly a clean sample, so their times "
+NOISE = (
+    "Other programs use this machine: some candidates have hardly a clean sample, so their times "
     "are those of their faster half and the order may be wrong. Run it again when it is quiet."
 )
 
@@ -41,7 +41,7 @@ def print_waterfall(stream: TextIO, optimized: Optimized) -> None:
         if candidate.skipped:
             console.print(f"  {candidate.backend} {candidate.dtype} skipped: {candidate.skipped}")
     if is_noisy(optimized):
-        console.print(_NOISE)
+        console.print(f"  {NOISE}")
 
 
 def is_noisy(optimized: Optimized) -> bool:
@@ -53,19 +53,20 @@ def is_noisy(optimized: Optimized) -> bool:
 
 
 def verdict(optimized: Optimized) -> str:
-    """One line: how much faster, by what, how exact, and what is left."""
+    """One line: how fast, by what, how much faster, what is left, how exact."""
     best = optimized.best
-    parts = [
-        f"{optimized.graph.name} runs in {_time(best.time_s)} with {best.backend} {best.dtype}"
-    ]
+    head = f"{optimized.graph.name} runs in {_time(best.time_s)} with {best.backend} {best.dtype}"
+    gains = []
     if optimized.speedup is not None:
-        parts.append(f"{significant(optimized.speedup)} times as fast as eager")
-    if best.max_error is not None:
-        parts.append(f"outputs within {best.max_error:.1g} of the reference")
+        gains.append(f"{significant(optimized.speedup)}x eager")
     if optimized.roofline_s is not None and best.time_s:
         share = format_percent(optimized.roofline_s / best.time_s)
-        parts.append(f"{share} of the roofline's speed")
-    return "; ".join(parts) + "."
+        gains.append(f"{share} of the achievable roofline")
+    if gains:
+        head += f": {', '.join(gains)}"
+    if best.max_error is not None:
+        head += f"; outputs within {best.max_error:.1g} of the reference"
+    return f"{head}."
 
 
 def _steps_table(optimized: Optimized, block: str) -> Table:

@@ -160,7 +160,8 @@ def _other_package(members: dict[str, bytes]) -> None:
 
 def with_manifest(**changes: object) -> Change:
     def change(members: dict[str, bytes]) -> None:
-        members["manifest.json"] = json.dumps(json.loads(members["manifest.json"]) | changes).encode()
+        manifest = json.loads(members["manifest.json"]) | changes
+        members["manifest.json"] = json.dumps(manifest).encode()
 
     return change
 
