@@ -1,13 +1,23 @@
 """Jobs in forked children: same answers, same errors, nothing left behind."""
 
 import os
+import sys
 import threading
 import time
 
 import pytest
 
+from ridgeline.cli import forked
 from ridgeline.cli.forked import map_forked
 from ridgeline.errors import CaptureError, TargetError
+
+
+@pytest.fixture
+def forking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forks whatever threads earlier tests left behind; none of them is needed by these jobs."""
+    if sys.platform != "linux":
+        pytest.skip("jobs are forked on Linux only")
+    monkeypatch.setattr(forked, "_can_fork", lambda: True)
 
 
 def _process(job: int) -> tuple[int, int]:
@@ -21,6 +31,7 @@ def _has_children() -> bool:
         return False
 
 
+@pytest.mark.usefixtures("forking")
 def test_results_come_in_order_and_only_the_first_ran_here() -> None:
     results = map_forked(_process, range(5))
     assert [job for job, _ in results] == list(range(5))
@@ -46,6 +57,7 @@ def _fails_in_child(job: int) -> int:
     return job
 
 
+@pytest.mark.usefixtures("forking")
 def test_an_error_of_a_child_is_raised_here() -> None:
     with pytest.raises(TargetError, match="no such thing; look elsewhere"):
         map_forked(_fails_in_child, range(2))
@@ -58,6 +70,7 @@ def _interrupted_here(job: int) -> int:
     raise KeyboardInterrupt
 
 
+@pytest.mark.usefixtures("forking")
 def test_an_interrupt_leaves_no_child() -> None:
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
@@ -72,6 +85,7 @@ def _dies_in_child(job: int) -> int:
     return job
 
 
+@pytest.mark.usefixtures("forking")
 def test_a_child_that_dies_is_an_error_and_not_a_wait() -> None:
     with pytest.raises(CaptureError, match="ended before its answer"):
         map_forked(_dies_in_child, range(2))
