@@ -32,7 +32,7 @@ from ridgeline.machines.cpu import read_cpu
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 PAGE_FILE = ROOT / "docs" / "counters.md"
-HEADLINE = "llama-3.1-405b"
+HEADLINE, SMALL = "llama-3.1-405b", "resnet50"
 MODELS = (
     HEADLINE,
     "llama-2-7b",
@@ -61,7 +61,7 @@ def main() -> None:
     path = options.out or RECORDS / f"counters-{datetime.date.today().isoformat()}.json"
     record = _start(path, options)
     cases = [(t, m) for m in options.models for t in options.tools if _applies(t, m)]
-    _warm_up(options.tools, options.models[-1], options.peers)
+    _warm_up(options.tools, options.peers)
     for round_number in range(options.headline_repeats):
         for tool, model in _rotated(cases, round_number):
             wanted = options.headline_repeats if model == HEADLINE else options.repeats
@@ -141,11 +141,11 @@ def _command(tool: str, model: str, peers: Path, page: Path) -> list[str]:
     return [sys.executable, "-m", "ridgeline.cli.main", *line]
 
 
-def _warm_up(tools: tuple[str, ...], model: str, peers: Path) -> None:
-    """One run of each interpreter and tool that is thrown away: it fills the page cache."""
+def _warm_up(tools: tuple[str, ...], peers: Path) -> None:
+    """One run of each tool that is thrown away: it fills the page cache."""
     for tool in tools:
-        if _applies(tool, model):
-            _run(_command(tool, model, peers, Path(os.devnull)))
+        if _applies(tool, SMALL):
+            _run(_command(tool, SMALL, peers, Path(os.devnull)))
 
 
 def _measure(row: Row, peers: Path) -> None:

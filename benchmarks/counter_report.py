@@ -77,9 +77,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Half the range between the quartiles over the median; 0 for fewer than two values."""
-    if len(values) < 2:
-        return 0.0
+    """Half the range between the quartiles over the median, for at least two values."""
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return (high - low) / 2 / median(values)
 
@@ -114,14 +112,16 @@ def _line(row: Row) -> str:
     walls = [run.wall_s for run in row.runs]
     cpu_s = median([run.cpu_s for run in row.runs])
     peak = median([run.peak_rss_bytes for run in row.runs]) / MEGA
-    timing = f"{median(walls):.2f} (±{100 * spread(walls):.0f}%) | {cpu_s:.2f} | {peak:,.0f}"
+    around = f" (±{100 * spread(walls):.0f}%)" if len(walls) > 1 else ""
+    timing = f"{median(walls):.2f}{around} | {cpu_s:.2f} | {peak:,.0f}"
     return f"| {row.tool} | {_giga(row.flops)} | {_error(row.error)} | {timing} |\n"
 
 
 def _giga(flops: int | None) -> str:
     if flops is None:
         return "-"
-    return f"{flops / GIGA:,.1f}" if flops < 1000 * GIGA else f"{flops / GIGA:,.0f}"
+    decimals = 4 if flops < 100 * GIGA else 1 if flops < 10_000 * GIGA else 0
+    return f"{flops / GIGA:,.{decimals}f}"
 
 
 def _error(error: float | None) -> str:

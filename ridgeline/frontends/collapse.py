@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
+from ridgeline.errors import CaptureError
+
 # Attributes that number a layer; one that computes with its number is not folded (`_Index`).
 _INDEX_NAMES = frozenset({"layer_idx", "layer_id", "layer_index", "block_idx", "index", "idx"})
 _MODULE_STATE = frozenset(nn.Module().__dict__)
@@ -41,7 +43,11 @@ class _Run:
         self.inputs, self.output = inputs, output
 
     def follow(self, inputs: list[object]) -> object:
-        """Records the call of a stand-in; returns what it must return."""
+        """Records the call of a stand-in; returns what it must return.
+
+        Raises CaptureError where the layer it stands for would do something else: the rest of the
+        trace would be thrown away.
+        """
         outputs = [leaf for leaf in tree_leaves(self.output) if isinstance(leaf, Tensor)]
         self.is_exact &= self.calls > 0 and len(inputs) == len(self.inputs)
         self.is_exact &= all(
@@ -49,6 +55,8 @@ class _Run:
             for mine, first in zip(inputs, self.inputs, strict=False)
         )
         self.calls += 1
+        if not self.is_exact:
+            raise CaptureError(f"layers like {self.path} are not called alike")
         return self.output
 
 
@@ -67,6 +75,11 @@ class Collapsed:
     def repeats(self) -> dict[str, int]:
         """Path of each traced layer -> how many layers alike it stands for."""
         return {run.path: run.count for run in self.runs}
+
+    @property
+    def has_misfit(self) -> bool:
+        """Whether a layer was seen to do something else than the one that stands for it."""
+        return not all(run.is_exact for run in self.runs)
 
     @property
     def is_exact(self) -> bool:

@@ -83,6 +83,8 @@ def _folded(
             try:
                 program = trace()
             except CaptureError:
+                if folded.has_misfit:
+                    continue
                 return None  # the full capture will say what is really wrong
         if folded.is_exact:
             return program, folded.repeats

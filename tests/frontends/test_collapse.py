@@ -225,3 +225,34 @@ def test_full_captures_run_as_the_model_does() -> None:
     graph = capture(model, (x,))
     assert graph.is_runnable
     torch.testing.assert_close(graph.program.module()(x), model(x))
+
+
+class _Tally:
+    """Counts; in an object of its own, for export undoes what it does to a module's attributes."""
+
+    calls = 0
+
+
+class _Unlike(nn.Module):
+    """Layers alike that are called differently, and a tail that counts how often it is reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.tail = _Tally()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x) + 1.0
+        self.tail.calls += 1
+        return x.relu()
+
+
+def test_a_fold_that_fails_is_given_up_at_the_first_layer_that_differs() -> None:
+    plain, folded = _Unlike(), _Unlike()
+    x = torch.randn(2, 8)
+    expected = capture(plain, (x,), is_trusted=True)
+    graph = capture(folded, (x,), is_trusted=True, fold_layers=True)
+    assert not graph.repeats
+    assert graph.digest == expected.digest
+    assert folded.tail.calls == plain.tail.calls > 0
