@@ -63,7 +63,12 @@ def optimize_page(optimized: Optimized, machine: Machine | None = None) -> str:
     given.
     """
     reading = _reading(optimized, machine) if machine else None
-    sections = [_waterfall(optimized), _candidates(optimized), _passes(optimized.passes)]
+    sections = [
+        _waterfall(optimized),
+        _candidates(optimized),
+        _facts(optimized, machine),
+        _passes(optimized.passes),
+    ]
     if reading is not None:
         sections += [
             roofline_section("run", reading, _MOST_DOTS),
@@ -76,10 +81,7 @@ def optimize_page(optimized: Optimized, machine: Machine | None = None) -> str:
         id="run",
         title=f"{optimized.graph.phase.value}{where}",
         verdict="",
-        sections=(
-            _facts(optimized, machine),
-            *sections,
-        ),
+        sections=tuple(sections),
     )
     return render(
         Page(
