@@ -17,25 +17,26 @@ _ALIASES = (
     "aten.lift_fresh_copy",
     "aten.view_of",
 )
+_DETACH = "aten.detach"
 _IDENTITIES = ("aten.view", "aten.reshape", "aten.expand", "aten._unsafe_view")
 
 
-def drop_noise(program: ExportedProgram) -> int:
+def drop_noise(program: ExportedProgram, *, keep_detach: bool) -> int:
     """Removes noise nodes from a program that the caller alone owns; returns how many.
 
     Valid because the graph is functional: an alias, or a copy with its input's dtype and strides,
     holds the same values for ever. Kept where the value is returned, so that outputs never alias
-    inputs.
+    inputs. keep_detach: when training, a detach says where gradients stop.
     """
     graph = program.graph_module.graph
-    removed = sum(_remove(program, node) for node in list(graph.nodes))
+    removed = sum(_remove(program, node, keep_detach) for node in list(graph.nodes))
     removed += _sweep(graph)
     program.graph_module.recompile()
     return removed
 
 
-def _remove(program: ExportedProgram, node: fx.Node) -> bool:
-    if node.op != "call_function" or not _is_noise(node):
+def _remove(program: ExportedProgram, node: fx.Node, keep_detach: bool) -> bool:
+    if node.op != "call_function" or not _is_noise(node, keep_detach):
         return False
     if node.users:
         source = node.args[0]
@@ -47,11 +48,11 @@ def _remove(program: ExportedProgram, node: fx.Node) -> bool:
     return True
 
 
-def _is_noise(node: fx.Node) -> bool:
+def _is_noise(node: fx.Node, keep_detach: bool) -> bool:
     packet = packet_of(node.target)
     if row_of(packet).category is Category.NOISE and not node.users:
         return True
-    if packet in _ALIASES:
+    if packet in _ALIASES or (packet == _DETACH and not keep_detach):
         return not _is_returned(node)
     if packet in _COPIES or packet in _IDENTITIES:
         return _keeps_layout(node) and not _is_returned(node)

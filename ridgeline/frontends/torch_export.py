@@ -119,7 +119,7 @@ def export(
         _require_same(title, program, _trace(model, args, kwargs, dynamic, title))
     with _quiet():
         functional: ExportedProgram = program.run_decompositions({})
-    drop_noise(functional)
+    drop_noise(functional, keep_detach=model.training)
     return functional
 
 

@@ -15,18 +15,11 @@ def canonicalise(graph: Graph) -> Graph:
     edit = Edit(graph)
     for node in edit.nodes:
         source = node.args[0] if node.args else None
-        is_noise = _is_inactive_dropout(node) or _is_needless_detach(node, graph)
-        if is_noise and isinstance(source, fx.Node):
+        if _is_inactive_dropout(node) and isinstance(source, fx.Node):
             edit.replace_uses(node, source)
     cleaned = edit.finish()
-    drop_noise(cleaned.program)
+    drop_noise(cleaned.program, keep_detach=graph.phase is Phase.TRAIN)
     return Edit(cleaned).finish()
-
-
-def _is_needless_detach(node: fx.Node, graph: Graph) -> bool:
-    """Whether it stops a gradient that nobody computes."""
-    is_detach = node.op == "call_function" and packet_of(node.target) == "aten.detach"
-    return is_detach and graph.phase is not Phase.TRAIN
 
 
 def _is_inactive_dropout(node: fx.Node) -> bool:
