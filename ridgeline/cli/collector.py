@@ -24,7 +24,7 @@ def rare_collections() -> Iterator[None]:
 
 
 def leave_to_the_system() -> None:
-    """Spares the interpreter the collection of all it holds when it exits, 0.9 s after torch.export.
+    """Spares the interpreter collecting all it holds when it exits, 0.9 s after torch.export.
 
     Everything else of an orderly exit happens: buffers are flushed, exit handlers run.
     """

@@ -60,14 +60,15 @@ def _reading(target: str, graph: Graph, machine: Machine, options: Options) -> R
 
 
 def _graphs(target: str, options: Options) -> Iterator[Graph]:
-    for phase in _phases(target, options):
+    phases = _phases(target, options)
+    for phase in phases:
         yield capture_target(
             Request(
                 target=target,
                 phase=phase,
                 batch=options.batch,
                 seq=options.seq,
-                cache=options.cache if options.phase or phase is Phase.DECODE else None,
+                cache=options.cache if phase is Phase.DECODE or len(phases) == 1 else None,
                 dtype=options.dtype,
             )
         )

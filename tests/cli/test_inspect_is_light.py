@@ -48,7 +48,14 @@ def test_a_405b_config_is_inspected_without_heavy_imports_or_memory() -> None:
 
 def test_the_collectors_thresholds_are_restored_also_after_an_error() -> None:
     before = gc.get_threshold()
-    with pytest.raises(ValueError, match="inside"), rare_collections():
+    with rare_collections():
         assert gc.get_threshold()[0] > 100 * before[0]
+    assert gc.get_threshold() == before
+
+    @rare_collections()
+    def fail() -> None:
         raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
     assert gc.get_threshold() == before
