@@ -45,8 +45,8 @@ CALIBRATION_S = 25.0
 PATIENCE_S = 15.0
 # Inductor is left out: AOTInductor is the same compiler, and its code can be saved.
 BACKENDS = ("eager", "aoti")
-# Cosines that differ by less are one distance: bf16 has 8 bits.
-NEAR_TIE = 0.01
+# bf16 errs by about 9e-3 here and swaps two neighbours that are equally near but for 0.001.
+ENCODER_TOLERANCE = 5e-3
 SIDE = 224
 # Statistics of ImageNet's channels, with which ResNet-50 is used.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -153,7 +153,12 @@ def _show_calibration(what: str, share: float) -> None:
 
 
 def make_fast(
-    name: str, what: str, model: nn.Module, inputs: tuple[Tensor, ...], machine: Machine
+    name: str,
+    what: str,
+    model: nn.Module,
+    inputs: tuple[Tensor, ...],
+    machine: Machine,
+    tolerance: float | None = None,
 ) -> tuple[Optimized, Loaded]:
     """Optimizes, prints the waterfall, writes the report and the file, and loads the file."""
     print(f"\n== {name}: {what} ==", flush=True)
@@ -162,6 +167,7 @@ def make_fast(
         graph,
         inputs,
         machine="this",
+        tolerance=tolerance,
         backends=BACKENDS,
         limits=Limits(patience_s=PATIENCE_S),
         progress=progress_on_stderr(),
@@ -176,24 +182,20 @@ def make_fast(
 
 def demo_sentences(machine: Machine) -> bool:
     """Whether the saved encoder finds, for every sentence, the nearest neighbour that the original
-    finds, or one that the original holds to be as near within `NEAR_TIE`.
+    finds.
     """
     model, inputs = encoder_and_tokens(SENTENCES)
     with torch.no_grad():
-        before_BB = similarities(model(*inputs))
+        nearest_B = similarities(model(*inputs)).argmax(1)
     what = f"a trained sentence encoder on {len(SENTENCES)} sentences"
-    _, loaded = make_fast("minilm", what, model, inputs, machine)
-    nearest_B = before_BB.argmax(1)
+    _, loaded = make_fast("minilm", what, model, inputs, machine, ENCODER_TOLERANCE)
     found_B = similarities(loaded(*inputs)[0]).argmax(1)
-    lost_B = before_BB.amax(1) - before_BB.gather(1, found_B[:, None])[:, 0]
     equal = int((nearest_B == found_B).sum())
     same_topic = sum(int(n) // 4 == i // 4 for i, n in enumerate(found_B))
     print(f'  "{SENTENCES[0]}"\n  is nearest to "{SENTENCES[int(found_B[0])]}"')
     print(f"  the same nearest neighbour before and after: {equal} of {len(SENTENCES)}")
-    if equal < len(SENTENCES):
-        print(f"  the others were as near before, but for {lost_B.max().item():.1g} of cosine")
     print(f"  the nearest neighbour has the same topic: {same_topic} of {len(SENTENCES)}")
-    return lost_B.max().item() <= NEAR_TIE
+    return equal == len(SENTENCES)
 
 
 def demo_photograph(machine: Machine) -> bool:

@@ -27,8 +27,7 @@ def rare_collections() -> Iterator[None]:
 
 
 def leave_to_the_system() -> None:
-    """Spares the interpreter, when it exits, the collection of all it holds: 0.9 s after
-    torch.export.
+    """Spares the interpreter collecting all it holds when it exits, 0.9 s after torch.export.
 
     Everything else of an orderly exit happens: buffers are flushed, exit handlers run.
     """

@@ -16,6 +16,8 @@ from ridgeline.machines import Ceiling, Machine
 from ridgeline.report.reading import Reading, read
 
 FALLBACK_MACHINE = "h100-sxm"
+# What one capture is: target, phase, and whether that is the only phase asked for.
+Job = tuple[str, Phase, bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +41,9 @@ class Options:
 def read_all(options: Options) -> tuple[Reading, ...]:
     """One reading per target, phase and machine, in this order."""
     chosen = choose_machines(options.machine)
-    jobs = [(target, phase) for target in options.targets for phase in _phases(target, options)]
+    jobs = [job for target in options.targets for job in _jobs(target, options)]
 
-    def readings(job: tuple[str, Phase]) -> tuple[Reading, ...]:
+    def readings(job: Job) -> tuple[Reading, ...]:
         graph = _graph(*job, options)
         return tuple(_reading(job[0], graph, machine, options) for machine in chosen)
 
@@ -63,17 +65,22 @@ def _reading(target: str, graph: Graph, machine: Machine, options: Options) -> R
     return read(target, graph, run, advise(graph, run, optimizer=options.optimizer))
 
 
-def _graph(target: str, phase: Phase, options: Options) -> Graph:
+def _graph(target: str, phase: Phase, is_only: bool, options: Options) -> Graph:
     return capture_target(
         Request(
             target=target,
             phase=phase,
             batch=options.batch,
             seq=options.seq,
-            cache=options.cache if options.phase or phase is Phase.DECODE else None,
+            cache=options.cache if phase is Phase.DECODE or is_only else None,
             dtype=options.dtype,
         )
     )
+
+
+def _jobs(target: str, options: Options) -> list[Job]:
+    phases = _phases(target, options)
+    return [(target, phase, len(phases) == 1) for phase in phases]
 
 
 def _phases(target: str, options: Options) -> tuple[Phase, ...]:

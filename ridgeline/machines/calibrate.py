@@ -232,7 +232,7 @@ def _settle_allocator() -> None:
 
 
 def confidence_of(timings: Iterable[Timing]) -> str:
-    """"low" where other work took the cores during most samples, for then nothing is certain."""
+    """ "low" where other work took the cores during most samples, for then nothing is certain."""
     counts = [(t.num_clean, t.num_samples) for t in timings]
     clean, samples = sum(c for c, _ in counts), sum(n for _, n in counts)
     return "measured" if clean >= _CLEAN_SHARE * samples else "low"
