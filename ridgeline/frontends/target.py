@@ -58,8 +58,8 @@ def _load_on_meta(request: Request) -> LoadedModel:
     """The target without weights. Raises TargetError where its sizes exceed what torch counts."""
     try:
         return _kind_of(request.target).load(request, "meta")
-    except RuntimeError as error:
-        if isinstance(error, RidgelineError) or "overflow" not in str(error):
+    except (RuntimeError, TypeError) as error:
+        if isinstance(error, RidgelineError) or "overflow" not in str(error).lower():
             raise
         raise TargetError(
             f"{request.target} at these sizes has a tensor of more than 2**63 elements; "
