@@ -406,7 +406,7 @@ def test_factories_that_do_not_fit_are_named(
     says = {
         "scripted": "TorchScript",
         "wants": "wants width;",
-        "fails": "factories.py:22 raised",
+        "fails": "factories.py:23 raised",
     }
     for name, words in says.items():
         assert words in failure(["inspect", f"factories.py:{name}", "--machine", "H100"], capsys)
