@@ -31,6 +31,7 @@ class _Run:
 
     path: str
     count: int
+    is_training: bool
     calls: int = 0
     is_exact: bool = True
     inputs: list[object] = field(default_factory=list)
@@ -51,7 +52,7 @@ class _Run:
         outputs = [leaf for leaf in tree_leaves(self.output) if isinstance(leaf, Tensor)]
         self.is_exact &= self.calls > 0 and len(inputs) == len(self.inputs)
         self.is_exact &= all(
-            _is_alike(mine, first, outputs)
+            _is_alike(mine, first, outputs, self.is_training)
             for mine, first in zip(inputs, self.inputs, strict=False)
         )
         self.calls += 1
@@ -62,8 +63,12 @@ class _Run:
 
 @dataclass(slots=True)
 class Collapsed:
-    """What was folded, complete once the model has been traced, once or several times."""
+    """What was folded, complete once the model has been traced, once or several times.
 
+    is_training: layers alike must also be alike in backward.
+    """
+
+    is_training: bool = False
     runs: list[_Run] = field(default_factory=list)
 
     def restart(self) -> None:
@@ -102,13 +107,13 @@ class _StandIn(nn.Module):
 
 
 @contextmanager
-def collapse(model: nn.Module, *, first: int = 0) -> Iterator[Collapsed]:
+def collapse(model: nn.Module, *, first: int = 0, is_training: bool = False) -> Iterator[Collapsed]:
     """Within the block, of every run of identical layers in a ModuleList or Sequential only one is
     traced: member `first`; those before it are left alone, those after it are stood in for.
 
     The model is restored on leaving.
     """
-    folded = Collapsed()
+    folded = Collapsed(is_training=is_training)
     undo: list[Callable[[], None]] = [
         model.register_forward_pre_hook(lambda module, args: folded.restart()).remove
     ]
@@ -154,7 +159,9 @@ def _fold(
     """Stands in for all but the first of `layers`, which begin at position `start`."""
     names = list(container._modules)
     name = names[start]
-    run = _Run(path=f"{path}.{name}" if path else name, count=len(layers))
+    run = _Run(
+        path=f"{path}.{name}" if path else name, count=len(layers), is_training=folded.is_training
+    )
     for offset, layer in enumerate(layers[1:], start=1):
         container._modules[names[start + offset]] = _StandIn(layer, run)
     handle: RemovableHandle = layers[0].register_forward_hook(
@@ -167,10 +174,15 @@ def _fold(
     folded.runs.append(run)
 
 
-def _is_alike(mine: object, first: object, outputs: list[Tensor]) -> bool:
-    """Whether a stand-in's argument is what its traced layer would have treated the same way."""
+def _is_alike(mine: object, first: object, outputs: list[Tensor], is_training: bool) -> bool:
+    """Whether a stand-in's argument is what its traced layer would have treated the same way.
+
+    Training, a layer fed by the data spares the gradient that those fed by a layer must compute.
+    """
     if isinstance(mine, Tensor) and isinstance(first, Tensor):
-        return mine is first or (any(mine is o for o in outputs) and _spec(mine) == _spec(first))
+        has_same_backward = not is_training or mine.requires_grad == first.requires_grad
+        is_output = any(mine is o for o in outputs)
+        return mine is first or (is_output and has_same_backward and _spec(mine) == _spec(first))
     return _attribute(mine) == _attribute(first)
 
 

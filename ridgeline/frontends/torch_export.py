@@ -3,9 +3,10 @@
 import gc
 import io
 import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -49,10 +50,14 @@ def capture(
     each time.
     """
     title = name or type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(
+            f"{title} is TorchScript, which does not export; give the module it was made from."
+        )
     args = tuple(example_inputs)
     trace = partial(export, model, args, kwargs, dynamic, title, is_trusted=is_trusted)
     with _paused_garbage_collection():
-        program, repeats = (fold_layers and _folded(model, trace)) or (trace(), {})
+        program, repeats = (fold_layers and _folded(model, trace, phase)) or (trace(), {})
         return _graph(title, program, phase, repeats)
 
 
@@ -69,7 +74,7 @@ def _paused_garbage_collection() -> Iterator[None]:
 
 
 def _folded(
-    model: nn.Module, trace: Callable[[], ExportedProgram]
+    model: nn.Module, trace: Callable[[], ExportedProgram], phase: Phase
 ) -> tuple[ExportedProgram, dict[str, int]] | None:
     """The program with runs of identical layers folded, and their counts; None if not exact.
 
@@ -77,7 +82,7 @@ def _folded(
     the rest.
     """
     for first in (0, 1):
-        with collapse(model, first=first) as folded:
+        with collapse(model, first=first, is_training=phase is Phase.TRAIN) as folded:
             if not folded.runs:
                 return None
             try:
@@ -140,12 +145,20 @@ def _trace(
                 strict=False,
             )
     except Exception as error:  # torch raises dozens of types; each means the same to the user
+        if _is_refusal(error):
+            raise CaptureError(f"{title} refuses these inputs: {error}.") from error
         raise CaptureError(
             f"{title} does not export: {_reason(error)}\n"
             "  Make the failing line exportable (torch.cond for data-dependent branches, static "
             "shapes), or capture a sub-module of it."
         ) from error
     return program
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the model's own code, not torch, found a value that it does not take."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return type(error) is ValueError and not frames[-1].filename.startswith(torch.__path__[0])
 
 
 def _require_same(title: str, first: ExportedProgram, second: ExportedProgram) -> None:
@@ -185,10 +198,13 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides torch's export-time warnings and dumps: they are about torch's code."""
+    """Hides torch's export-time warnings and dumps, which are about torch's code, and what the
+    model prints, which would come once per trace.
+    """
     previous = logging.root.manager.disable
     logging.disable(logging.ERROR)
-    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+    lost = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(lost), redirect_stderr(lost):
         warnings.simplefilter("ignore")
         try:
             yield

@@ -6,9 +6,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from ridgeline.cost.work import work_of
 from ridgeline.frontends import capture
-from ridgeline.graph import Graph
+from ridgeline.graph import Graph, Phase
 
 
 def counts(graph: Graph) -> Counter[tuple[str, tuple[int, ...]]]:
@@ -256,3 +258,14 @@ def test_a_fold_that_fails_is_given_up_at_the_first_layer_that_differs() -> None
     assert not graph.repeats
     assert graph.digest == expected.digest
     assert folded.tail.calls == plain.tail.calls > 0
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_training_counts_the_gradient_that_only_the_first_layer_spares(count: int) -> None:
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(count))).train()
+    x = torch.randn(2, 8)
+    graph = capture(model, (x,), phase=Phase.TRAIN, fold_layers=True)
+    with FlopCounterMode(display=False) as counter:
+        model(x).sum().backward()
+    found = sum(work.cost.flops * work.repeat for work in work_of(graph))
+    assert found == counter.get_total_flops()
