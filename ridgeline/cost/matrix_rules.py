@@ -285,7 +285,10 @@ def hidden_weights(node: Node) -> tuple[TensorSpec, ...]:
     """The hidden-to-hidden matrix of every layer and direction: (gates x hidden, state).
 
     Each follows its input-to-hidden matrix; with `proj_size` a narrower projection follows both.
+    A cell, which runs one step, has one.
     """
+    if node.op.endswith("_cell"):
+        return (node.spec("w_hh"),)
     matrices = [w for w in node.spec_list("params") if len(w.shape) == 2]
     return tuple(w for w in matrices if w.shape[0] == matrices[0].shape[0])[1::2]
 

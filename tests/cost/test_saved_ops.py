@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 from cost_helpers import kept_by_autograd, live_refs, node_of
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ridgeline.cost.backward import saved_by
-from ridgeline.graph import Ref
+from ridgeline.cost.work import Part, work_of
+from ridgeline.frontends import capture
+from ridgeline.graph import Phase, Ref
 
 aten = torch.ops.aten
 
@@ -219,3 +221,25 @@ def test_an_op_keeps_what_autograd_keeps(name: str) -> None:
             ]
         )
         assert 0 <= actual - expected <= SLACK_BYTES.get(name, 0), (wanted, actual, expected)
+
+
+class Steps(nn.Module):
+    """An LSTM cell run step by step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(8, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = state = x.new_zeros(x.shape[1], 16)
+        for step in x:
+            hidden, state = self.cell(step, (hidden, state))
+        return hidden
+
+
+def test_a_cell_can_be_trained() -> None:
+    graph = capture(Steps().train(), (torch.randn(3, 2, 8),), phase=Phase.TRAIN)
+    macs = 3 * 2 * (8 + 16) * 4 * 16  # steps, samples, inputs and state, gates
+    works = work_of(graph)
+    assert sum(w.cost.flops for w in works if w.part is Part.FORWARD) == 2 * macs
+    assert sum(w.cost.flops for w in works if w.part is Part.BACKWARD) == 4 * macs
