@@ -51,9 +51,16 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Writes `data` beside `path` and renames it into place."""
+    """Writes `data` beside `path` and renames it into place: beside what a link points to, and
+    straight into a device or a pipe, which a rename would replace.
+    """
+    path = Path(os.path.realpath(path))
+    is_stream = path.exists() and not path.is_file() and not path.is_dir()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if is_stream:
+            path.write_bytes(data)
+            return
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:

@@ -1,10 +1,10 @@
 """Writing a report: whole or not at all."""
 
 import os
-import tempfile
 from pathlib import Path
 
 from ridgeline.errors import RidgelineError
+from ridgeline.graph.store import write_atomically
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
@@ -13,15 +13,21 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
     Raises RidgelineError where the folder is missing or not writable.
     """
     target = Path(path)
-    partial = ""
-    try:
-        handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(partial, 0o644)
-        os.replace(partial, target)
-    except OSError as error:
-        if partial:
-            Path(partial).unlink(missing_ok=True)
-        raise RidgelineError(f"cannot write {target}: {error.strerror}.") from None
+    write_atomically(target, text.encode("utf-8"))
     return target
+
+
+def require_place(path: Path | None) -> None:
+    """Raises RidgelineError unless a file can be written to `path`; asked before long work.
+
+    None, where no file is wanted, is fine.
+    """
+    if path is None:
+        return
+    folder = Path(os.path.realpath(path)).parent
+    if path.is_dir():
+        raise RidgelineError(f"cannot write {path}: it is a folder; name a file in it.")
+    if not folder.is_dir():
+        raise RidgelineError(f"cannot write {path}: there is no folder {folder}.")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise RidgelineError(f"cannot write {path}: permission denied.")

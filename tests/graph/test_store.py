@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import nn
 from ridgeline.errors import GraphError
 from ridgeline.frontends import capture
 from ridgeline.graph import Graph, Phase, load, save, to_text
+from ridgeline.graph.store import write_atomically
 
 
 def graph() -> Graph:
@@ -175,3 +177,20 @@ def test_a_damaged_header_is_one_clear_error(saved: Path) -> None:
     rewrite(saved, lambda n, d: b'{"format": 1}' if n.endswith("ridgeline.json") else d)
     with pytest.raises(GraphError, match=r"damaged ridgeline\.json"):
         load(saved)
+
+
+def test_writing_to_a_link_or_a_pipe_keeps_it(tmp_path: Path) -> None:
+    link, real = tmp_path / "link", tmp_path / "real"
+    link.symlink_to(real)
+    write_atomically(link, b"1")
+    assert link.is_symlink()
+    assert real.read_bytes() == b"1"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(pipe, b"2")
+        assert os.read(reader, 9) == b"2"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
