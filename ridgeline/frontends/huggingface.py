@@ -137,7 +137,7 @@ def _read(file: Path) -> dict[str, object]:
             raise TargetError(
                 f"{file} is {file.stat().st_size} bytes; no model config is so large."
             )
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise TargetError(f"cannot read {file}: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:

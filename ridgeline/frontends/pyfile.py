@@ -5,7 +5,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -36,8 +36,10 @@ def load_pyfile(request: Request, device: str) -> LoadedModel:
         raise TargetError(f"no file {path}; give FILE.py:FUNCTION.")
     if not function:
         raise TargetError(f"{path} alone does not say what to call; give {path}:FUNCTION.")
-    with _importable(path):
+    # what the file prints goes to stderr: stdout is the report's
+    with _importable(path), redirect_stdout(sys.stderr):
         factory = _find(_run(path), path, function)
+        _require_no_arguments(factory, request.target)
         with _named_errors(path):
             made = factory()
     module, inputs, kwargs = _unpack(made, request.target)
@@ -73,12 +75,41 @@ def _named_errors(path: Path) -> Iterator[None]:
     except RidgelineError:
         raise
     except (Exception, SystemExit) as error:  # foreign code may raise anything, even exit
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        line = (
-            error.lineno if isinstance(error, SyntaxError) else frames[-1].lineno if frames else 0
-        )
         reason = (str(error).splitlines() or [""])[0]
-        raise TargetError(f"{path}:{line} raised {type(error).__name__}: {reason[:300]}") from error
+        raise TargetError(
+            f"{path}{_line_in(path, error)} raised {type(error).__name__}: {reason[:300]}"
+        ) from error
+
+
+def _line_in(path: Path, error: BaseException) -> str:
+    """ ":57", the last line of the file that ran before the error, or "" where none did."""
+    if isinstance(error, SyntaxError) and error.lineno is not None:
+        return f":{error.lineno}"
+    own = path.resolve()
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).resolve() == own
+    ]
+    return f":{lines[-1]}" if lines else ""
+
+
+def _require_no_arguments(factory: Callable[..., object], target: str) -> None:
+    """Raises TargetError where the factory cannot be called without arguments."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # written in C: the call will say
+        return
+    wanted = [
+        p.name
+        for p in parameters
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if wanted:
+        raise TargetError(
+            f"{target} wants {', '.join(wanted)}; it is called without arguments. Name a function "
+            "that takes none and passes them on."
+        )
 
 
 def _run(path: Path) -> ModuleType:
@@ -121,7 +152,8 @@ def _unpack(made: object, target: str) -> tuple[nn.Module, tuple[object, ...], d
     if not isinstance(inputs, tuple | list) or not isinstance(kwargs, dict):
         raise TargetError(
             f"{target} returned inputs of type {type(inputs).__name__} and kwargs of type "
-            f"{type(kwargs).__name__}; they must be a tuple of tensors and a dict."
+            f"{type(kwargs).__name__}; they must be a tuple of tensors and a dict: "
+            "return module, (), {'name': tensor} for inputs by name alone."
         )
     if not inputs and not kwargs and _needs_inputs(module):
         raise TargetError(f"{target} returned no inputs for {type(module).__name__}; {_SHAPE}.")

@@ -11,6 +11,8 @@ from ridgeline.graph import Phase
 from ridgeline.graph.spec import DTYPES
 
 CHOOSABLE_DTYPES = ("fp32", "bf16", "fp16")
+# More elements in two such dimensions than torch counts in 64 bits.
+_LARGEST_SIZE = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,13 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise TargetError(f"--{name} is {value}; it must be at least 1.")
+            if value is not None and value > _LARGEST_SIZE:
+                raise TargetError(f"--{name} is {value}; it may be {_LARGEST_SIZE} at most.")
+        if self.cache is not None and self.phase is not Phase.DECODE:
+            raise TargetError(
+                f"--cache does not apply to {self.target} in the phase {self.phase.value}; "
+                "decode alone starts from a cache."
+            )
         if self.dtype is not None and self.dtype not in CHOOSABLE_DTYPES:
             raise TargetError(
                 f"--dtype is {self.dtype!r}; it must be one of {', '.join(CHOOSABLE_DTYPES)}."

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ridgeline.errors import TargetError
+from ridgeline.errors import RidgelineError, TargetError
 from ridgeline.frontends.exported import is_exported, load_exported, load_graph
 from ridgeline.frontends.huggingface import is_huggingface, load_huggingface
 from ridgeline.frontends.pyfile import is_pyfile, load_pyfile
@@ -42,7 +42,7 @@ def capture_target(request: Request) -> Graph:
     """
     if is_exported(request.target):
         return load_graph(request)
-    loaded = _kind_of(request.target).load(request, "meta")
+    loaded = _load_on_meta(request)
     return capture(
         loaded.module,
         loaded.inputs,
@@ -52,6 +52,19 @@ def capture_target(request: Request) -> Graph:
         fold_layers=loaded.has_uniform_layers and not request.full,
         is_trusted=loaded.is_trusted,
     )
+
+
+def _load_on_meta(request: Request) -> LoadedModel:
+    """The target without weights. Raises TargetError where its sizes exceed what torch counts."""
+    try:
+        return _kind_of(request.target).load(request, "meta")
+    except RuntimeError as error:
+        if isinstance(error, RidgelineError) or "overflow" not in str(error):
+            raise
+        raise TargetError(
+            f"{request.target} at these sizes has a tensor of more than 2**63 elements; "
+            "ask for less."
+        ) from error
 
 
 def load_model(request: Request, device: str = "cpu") -> LoadedModel:
