@@ -107,6 +107,9 @@ def inspect_command(
       ridgeline inspect zoo:gpt2 --phase train --batch 8 --json
     """
     from ridgeline.cli.readings import Options, read_all
+    from ridgeline.report.files import require_place, write_text
+
+    require_place(html)
 
     options = Options(
         targets=(target,) if compare is None else (target, compare),
@@ -124,7 +127,6 @@ def inspect_command(
     )
     readings = read_all(options)
     if html is not None:
-        from ridgeline.report.files import write_text
         from ridgeline.report.html import inspect_page
 
         print(f"report: {write_text(html, inspect_page(readings))}", file=sys.stderr)

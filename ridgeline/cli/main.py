@@ -4,6 +4,7 @@ Start-up is light: a command's own module is imported when that command is calle
 """
 
 import difflib
+import errno
 import os
 import sys
 import traceback
@@ -16,6 +17,7 @@ from typer.core import TyperGroup
 
 from ridgeline import __version__
 from ridgeline.cli.collector import leave_at_once, leave_to_the_system
+from ridgeline.cli.streams import prepare_streams
 from ridgeline.errors import RidgelineError
 
 if TYPE_CHECKING:
@@ -111,6 +113,7 @@ def ridgeline(
 
 def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 ok, 1 a check failed, 2 bad input, 130 interrupted."""
+    prepare_streams()
     given = list(sys.argv[1:] if args is None else args)
     code = run(given)
     if code == 0 and args is None and _reads_only(given):
@@ -158,6 +161,8 @@ def _explain(error: Exception) -> int:
         return _fail(f"{message}. `{path} --help` shows how.", EXIT_BAD_INPUT)
     if isinstance(error, RidgelineError):
         return _fail(str(error), EXIT_BAD_INPUT)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return _fail(f"cannot write the output: {error.strerror}.", EXIT_BAD_INPUT)
     reason = (str(error).splitlines() or [""])[0]
     return _fail(
         f"unexpected {type(error).__name__}: {reason}. This is a fault in Ridgeline; "

@@ -52,6 +52,9 @@ def profile_command(
     from ridgeline.frontends import Request
     from ridgeline.graph import Phase
     from ridgeline.profile.target import profile_target
+    from ridgeline.report.files import require_place, write_text
+
+    require_place(html)
 
     request = Request(
         target=target, phase=Phase(phase.value), batch=batch, seq=seq, cache=cache, dtype=dtype
@@ -65,7 +68,6 @@ def profile_command(
         progress=progress_on_stderr(),
     )
     if html is not None:
-        from ridgeline.report.files import write_text
         from ridgeline.report.profile_html import profile_page
 
         print(f"report: {write_text(html, profile_page(found))}", file=sys.stderr)

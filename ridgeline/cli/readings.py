@@ -70,7 +70,9 @@ def _graph(target: str, phase: Phase, options: Options) -> Graph:
             phase=phase,
             batch=options.batch,
             seq=options.seq,
-            cache=options.cache if options.phase or phase is Phase.DECODE else None,
+            cache=options.cache
+            if phase is Phase.DECODE or len(_phases(target, options)) == 1
+            else None,
             dtype=options.dtype,
         )
     )

@@ -309,3 +309,104 @@ def test_a_reader_who_leaves_is_no_error() -> None:
     os.close(writing)
     assert done.stderr == b""
     assert done.returncode == 0
+
+
+def ridgeline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "ridgeline.cli.main", *arguments],
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_terminal_of_plain_characters_gets_plain_characters() -> None:
+    done = ridgeline("inspect", SMALL, "--machine", "H100", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert b" us (" in done.stdout.splitlines()[0]
+    assert b"?" not in done.stdout
+
+
+def test_a_closed_or_full_output_is_no_fault() -> None:
+    command = f"{sys.executable} -m ridgeline.cli.main machines show h100"
+    closed = subprocess.run(f"{command} >&-", shell=True, capture_output=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+    full = subprocess.run(f"{command} >/dev/full", shell=True, capture_output=True, check=False)
+    assert full.returncode == 2
+    assert full.stderr == b"ridgeline: cannot write the output: No space left on device.\n"
+
+
+@pytest.mark.parametrize(
+    "line", [f"inspect {SMALL} --html", f"profile {SMALL} --html", f"optimize {SMALL} -o"]
+)
+def test_a_place_that_takes_no_file_is_told_before_the_work(
+    line: str, tmp_path: Path, capsys: Captured
+) -> None:
+    nowhere = str(tmp_path / "none" / "a")
+    assert "there is no folder" in failure([*line.split(), nowhere], capsys)
+    assert "it is a folder" in failure([*line.split(), str(tmp_path)], capsys)
+
+
+def test_sizes_that_nothing_would_heed_are_refused(capsys: Captured) -> None:
+    for line in (f"{SMALL} --cache 5", "zoo:llama-tiny --phase prefill --cache 5"):
+        assert "decode alone" in failure(["inspect", *line.split(), "--machine", "H100"], capsys)
+    assert "2147483647 at most" in failure(
+        ["inspect", SMALL, "--machine", "H100", "--batch", str(10**20)], capsys
+    )
+    overflow = "inspect zoo:resnet50 --machine H100 --batch 2147483647 --seq 2147483647".split()
+    assert "more than 2**63 elements" in failure(overflow, capsys)
+
+
+def test_a_model_that_refuses_its_inputs_speaks_for_itself(capsys: Captured) -> None:
+    message = failure(["inspect", "zoo:bert-base", "--seq", "513", "--machine", "H100"], capsys)
+    assert message == "bert-base refuses these inputs: 513 tokens exceed the 512 positions."
+
+
+CHATTY = """
+print("imported")
+import torch
+
+class Loud(torch.nn.Linear):
+    def forward(self, x):
+        print("called")
+        return super().forward(x)
+
+def loud():
+    print("made")
+    return Loud(2, 2), torch.ones(1, 2)
+
+def scripted():
+    import warnings
+    warnings.simplefilter("ignore")
+    return torch.jit.script(torch.nn.Linear(2, 2)), torch.ones(1, 2)
+
+def wants(width, depth=1):
+    return torch.nn.Linear(width, depth)
+
+def fails():
+    raise OSError("no disk")
+"""
+
+
+def test_what_a_users_file_prints_stays_off_stdout(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "chatty.py").write_text(CHATTY)
+    assert run(["inspect", f"{tmp_path}/chatty.py:loud", "--machine", "H100", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["totals"]["parameters"] == 6
+    assert err == "imported\nmade\n"
+
+
+def test_factories_that_do_not_fit_are_named(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "factories.py").write_text(CHATTY.replace('print("imported")', ""))
+    monkeypatch.chdir(tmp_path)
+    says = {
+        "scripted": "TorchScript",
+        "wants": "wants width;",
+        "fails": "factories.py:22 raised",
+    }
+    for name, words in says.items():
+        assert words in failure(["inspect", f"factories.py:{name}", "--machine", "H100"], capsys)
