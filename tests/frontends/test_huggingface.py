@@ -62,7 +62,9 @@ def both_ways(
 ) -> tuple[Graph, Graph]:
     """The graph by the short way and by transformers."""
     target = write(folder, family, **(DECODER | FAMILIES[family]))
-    request = Request(target=target, phase=phase, batch=2, seq=16, cache=16)
+    request = Request(
+        target=target, phase=phase, batch=2, seq=16, cache=16 if phase is Phase.DECODE else None
+    )
     short = capture_target(request)
     with monkeypatch.context() as patch:
         patch.setattr(huggingface, "is_decoder", lambda config: False)
@@ -224,7 +226,9 @@ def test_real_weights_are_loaded(tmp_path: Path) -> None:
 def test_decode_after_prefill_equals_one_forward(tmp_path: Path) -> None:
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**DECODER)).save_pretrained(tmp_path)
     forward, prefill, decode = (
-        load_model(Request(target=str(tmp_path), phase=p, seq=s, cache=8)).module
+        load_model(
+            Request(target=str(tmp_path), phase=p, seq=s, cache=8 if p is Phase.DECODE else None)
+        ).module
         for p, s in ((Phase.FORWARD, 9), (Phase.PREFILL, 8), (Phase.DECODE, None))
     )
     ids = torch.randint(100, (1, 9))

@@ -158,7 +158,9 @@ def test_exported_programs_that_are_none(tmp_path: Path) -> None:
         capture_target(Request(target=str(tmp_path / "bad.pt2")))
 
 
-@pytest.mark.parametrize("target", ["", "resnet50", "model.onnx", "/missing/folder", "../../etc"])
+@pytest.mark.parametrize(
+    "target", ["", "resnet50", "model.onnx", "/missing/folder", "../../no-such-folder/x"]
+)
 def test_targets_of_no_kind_list_the_kinds(target: str) -> None:
     message = error_of(target)
     assert "zoo:NAME" in message
