@@ -15,7 +15,7 @@ from torch import nn
 from ridgeline.errors import GraphError
 from ridgeline.frontends import capture
 from ridgeline.graph import Graph, Phase, load, save, to_text
-from ridgeline.graph.store import write_atomically
+from ridgeline.graph.store import _is_arithmetic, write_atomically
 
 
 def graph() -> Graph:
@@ -194,3 +194,22 @@ def test_writing_to_a_link_or_a_pipe_keeps_it(tmp_path: Path) -> None:
     finally:
         os.close(reader)
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("expression", "is_fine"),
+    [
+        ("Symbol('s0', integer=True)**2 + 1", True),
+        ("PowByNatural(s0, 2)", True),
+        ("Mod(s0, 8)", True),
+        ("9**9**9**9", False),
+        ("9**99999999", False),
+        ("(((((9**9)**9)**9)**9)**9)**9", False),
+        ("2**(9*9*9*9*9*9*9*9*9*9)", False),
+        ("PowByNatural(9, PowByNatural(9, 9999))", False),
+        ("PowByNatural(9, 999999999)", False),
+        ("1" * 20, False),
+    ],
+)
+def test_a_size_that_would_take_for_ever_is_refused(expression: str, is_fine: bool) -> None:
+    assert _is_arithmetic(expression) is is_fine
