@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SEED = 0
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
-# The same examples on every run; no deadline, because a first call into torch may take seconds.
-settings.register_profile("ridgeline", derandomize=True, deadline=None)
+# The same examples on every run; no limit on time, because a first call into torch may take seconds
+# and the machine may be busy.
+settings.register_profile(
+    "ridgeline", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("ridgeline")
 
 
