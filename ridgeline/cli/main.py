@@ -137,9 +137,8 @@ def run(args: Sequence[str]) -> int:
         )
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):
-        # the reader has left, which typer turns into an exit of its own; keep Python from failing
-        # again when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # the reader has left, which typer turns into an exit of its own
+        _drop_what_is_unwritten()
         return 0
     except typer.Abort:
         return _fail("stopped.", EXIT_INTERRUPTED)
@@ -162,6 +161,7 @@ def _explain(error: Exception) -> int:
     if isinstance(error, RidgelineError):
         return _fail(str(error), EXIT_BAD_INPUT)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _drop_what_is_unwritten()
         return _fail(f"cannot write the output: {error.strerror}.", EXIT_BAD_INPUT)
     reason = (str(error).splitlines() or [""])[0]
     return _fail(
@@ -169,6 +169,11 @@ def _explain(error: Exception) -> int:
         f"add {_DEBUG} to see where.",
         EXIT_BAD_INPUT,
     )
+
+
+def _drop_what_is_unwritten() -> None:
+    """Keeps Python from failing again, with an exit code of its own, when it closes stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

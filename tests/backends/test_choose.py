@@ -154,8 +154,10 @@ def test_bad_requests_are_told_at_once() -> None:
         optimize(graph, inputs, backends=["xla"])
 
 
+# A background job of a shell without job control starts with SIGINT ignored, and so do its children.
 INTERRUPTED = """
-import sys, tempfile
+import signal, sys, tempfile
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch
 import fakes
 from small_models import MODELS
