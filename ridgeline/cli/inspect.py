@@ -50,6 +50,7 @@ class OptimizerOption(StrEnum):
 
 @rare_collections()
 def inspect_command(
+    context: typer.Context,
     target: Annotated[
         str,
         typer.Argument(
@@ -124,6 +125,7 @@ def inspect_command(
         optimizer=optimizer.value,
         recompute=recompute.value,
         allow_uncounted=allow_uncounted,
+        is_alone=bool(context.obj),
     )
     readings = read_all(options)
     if html is not None:

@@ -115,8 +115,9 @@ def main(args: Sequence[str] | None = None) -> None:
     """Runs the command line and exits: 0 ok, 1 a check failed, 2 bad input, 130 interrupted."""
     prepare_streams()
     given = list(sys.argv[1:] if args is None else args)
-    code = run(given)
-    if code == 0 and args is None and _reads_only(given):
+    is_alone = args is None and _reads_only(given)
+    code = run(given, is_alone=is_alone)
+    if code == 0 and is_alone:
         leave_at_once(code)
     leave_to_the_system()
     sys.exit(code)
@@ -127,13 +128,19 @@ def _reads_only(args: Sequence[str]) -> bool:
     return args[:1] == ["inspect"] and not any(".py" in arg for arg in args)
 
 
-def run(args: Sequence[str]) -> int:
-    """The exit code of one command line. Whatever fails becomes one sentence on stderr."""
+def run(args: Sequence[str], *, is_alone: bool = False) -> int:
+    """The exit code of one command line. Whatever fails becomes one sentence on stderr.
+
+    is_alone: nothing but this command runs in the process; commands find it in their context.
+    """
     # --debug may stand anywhere, for it is added to a line that has just failed
     is_debug = _DEBUG in args
     try:
         code = app(
-            args=[a for a in args if a != _DEBUG], prog_name="ridgeline", standalone_mode=False
+            args=[a for a in args if a != _DEBUG],
+            prog_name="ridgeline",
+            standalone_mode=False,
+            obj=is_alone,
         )
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from ridgeline import machines
 from ridgeline.cli.forked import map_forked
+from ridgeline.cli.tracer import load_tracer
 from ridgeline.cost import Execution, Recompute, estimate
 from ridgeline.cost.advice import advise
 from ridgeline.errors import MachineError
 from ridgeline.frontends import Request, capture_target
 from ridgeline.frontends.phases import default_phases
-from ridgeline.frontends.torch_export import load_tracer
 from ridgeline.graph import Graph, Phase
 from ridgeline.machines import Ceiling, Machine
 from ridgeline.report.reading import Reading, read
@@ -22,7 +22,9 @@ Job = tuple[str, Phase, bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What the command line asked for. Empty machine and None: the default."""
+    """What the command line asked for. Empty machine and None: the default. is_alone: this process
+    does nothing else.
+    """
 
     targets: tuple[str, ...]
     machine: str = ""
@@ -36,6 +38,7 @@ class Options:
     optimizer: str = "adamw"
     recompute: str = Recompute.NONE.value
     allow_uncounted: bool = False
+    is_alone: bool = False
 
 
 def read_all(options: Options) -> tuple[Reading, ...]:
@@ -47,8 +50,7 @@ def read_all(options: Options) -> tuple[Reading, ...]:
         graph = _graph(*job, options)
         return tuple(_reading(job[0], graph, machine, options) for machine in chosen)
 
-    if len(jobs) > 1:
-        load_tracer()
+    load_tracer(is_alone=options.is_alone)
     return tuple(reading for found in map_forked(readings, jobs) for reading in found)
 
 

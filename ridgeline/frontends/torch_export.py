@@ -210,8 +210,3 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(previous)
-
-
-def load_tracer() -> None:
-    """Imports what the first capture would: most of a second, and shared by forked processes."""
-    import torch.export._trace  # noqa: F401

@@ -154,7 +154,7 @@ def test_bad_requests_are_told_at_once() -> None:
         optimize(graph, inputs, backends=["xla"])
 
 
-# A background job of a shell without job control starts with SIGINT ignored, and so do its children.
+# A shell without job control starts its background jobs, and their children, with SIGINT ignored.
 INTERRUPTED = """
 import signal, sys, tempfile
 signal.signal(signal.SIGINT, signal.default_int_handler)

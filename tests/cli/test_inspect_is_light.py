@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,14 +18,35 @@ MAX_PEAK_BYTES = 700_000_000
 # One layer of 126 and what stands around it; 126 layers would be thousands.
 MAX_NODES = 80
 # Importing either costs a second or more, and a decoder's config needs neither.
-HEAVY = ("transformers", "torch._inductor.compile_fx", "triton", "pandas", "matplotlib")
+HEAVY = (
+    "transformers",
+    "torch._inductor.compile_fx",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor._ops",
+    "networkx.algorithms",
+    "triton",
+    "pandas",
+    "matplotlib",
+)
+
+T5 = {
+    "model_type": "t5",
+    "architectures": ["T5ForConditionalGeneration"],
+    "decoder_start_token_id": 0,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_heads": 4,
+    "num_layers": 2,
+    "vocab_size": 100,
+}
 
 # Runs the command line in a fresh interpreter, then says on stderr what that took. VmHWM is this
 # program's own peak; ru_maxrss would also hold that of the process that started it.
 _PROBE = """
 import json, re, sys
 from ridgeline.cli.main import run
-code = run(sys.argv[1:])
+code = run(sys.argv[2:], is_alone=sys.argv[1] == "alone")
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
 print(json.dumps({"modules": list(sys.modules), "peak": int(peak[1]) * 1024}), file=sys.stderr)
 sys.exit(code)
@@ -33,11 +55,7 @@ sys.exit(code)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
 def test_a_405b_config_is_inspected_without_heavy_imports_or_memory() -> None:
-    line = [sys.executable, "-W", "ignore", "-c", _PROBE]
-    line += ["inspect", str(CONFIG), "--machine", "H100", "--json"]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    answer, probe = json.loads(done.stdout), json.loads(done.stderr.splitlines()[-1])
+    answer, probe = _inspected(CONFIG, "alone")
 
     readings = [answer, *answer["others"]]
     assert [reading["phase"] for reading in readings] == ["prefill", "decode"]
@@ -45,6 +63,26 @@ def test_a_405b_config_is_inspected_without_heavy_imports_or_memory() -> None:
     assert all(reading["totals"]["parameters"] == 405_853_388_800 for reading in readings)
     assert not set(HEAVY) & set(probe["modules"])
     assert probe["peak"] < MAX_PEAK_BYTES
+
+
+def _inspected(target: Path, company: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The answer on the target, and what the process held at its end."""
+    line = [sys.executable, "-W", "ignore", "-c", _PROBE, company]
+    line += ["inspect", str(target), "--machine", "H100", "--json"]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), json.loads(done.stderr.splitlines()[-1])
+
+
+def test_a_model_that_transformers_builds_finds_the_modules_that_were_spared(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(T5))
+    alone, probe = _inspected(config, "alone")
+    in_company, _ = _inspected(config, "in company")
+    assert alone == in_company
+    assert {"transformers", "torch.distributed.tensor._ops"} <= set(probe["modules"])
 
 
 def test_leaving_at_once_loses_no_output_in_a_pipe() -> None:

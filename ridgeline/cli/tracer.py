@@ -1,0 +1,83 @@
+"""Importing torch's tracer for `inspect`, without the part of it that tracing never calls.
+
+`torch.export` imports Dynamo, which imports sharded tensors (a table of rules for every operator)
+and networkx (to draw recomputation plans): with what they bring, a tenth of the time in which a
+405B config is inspected. torch itself runs without them: there are builds without
+`torch.distributed`. So in a process that does nothing but trace, placeholders stand for both;
+whoever asks for more than their names, transformers for one, gets the real modules.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
+from types import ModuleType
+from unittest.mock import patch
+
+_TRACER = "torch.export._trace"
+_SHARDED_MODULES = "torch.distributed.fsdp"
+_SHARDED_TENSORS = "torch.distributed.tensor"
+_GRAPHS = "networkx"
+
+
+def load_tracer(*, is_alone: bool) -> None:
+    """Imports what the first capture would, to be shared by forked processes.
+
+    is_alone: this process traces, then ends; nothing in it compiles or shards.
+    """
+    if _TRACER in sys.modules:
+        return
+    with _sparing() if is_alone else nullcontext():
+        importlib.import_module(_TRACER)
+
+
+@contextmanager
+def _sparing() -> Iterator[None]:
+    """Within the block torch looks as if built without `torch.distributed`, and networkx waits."""
+    import torch.distributed
+
+    tensors, graphs = _Later(_SHARDED_TENSORS), _Later(_GRAPHS)
+    sys.modules.setdefault(_SHARDED_TENSORS, tensors)
+    sys.modules.setdefault(_GRAPHS, graphs)
+    sys.modules[_SHARDED_MODULES] = None  # type: ignore[assignment]  # imported, it is not found
+    try:
+        with patch.object(torch.distributed, "is_available", lambda: False):
+            yield
+        _dispatch_once()
+    finally:
+        del sys.modules[_SHARDED_MODULES]
+        tensors.is_waiting = graphs.is_waiting = False
+
+
+def _dispatch_once() -> None:
+    """The first operator seen by a tracer asks for the class of sharded tensors, and keeps it."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        traced = torch.ones(1)
+    traced.neg()
+
+
+class _Later(ModuleType):
+    """Stands for a module while others import it; after that, is it for whoever looks inside."""
+
+    is_waiting = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = find_spec(name)
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__") and (self.is_waiting or name != "__path__"):
+            raise AttributeError(name)  # `inspect` walks all modules, asking for their files
+        if self.is_waiting:
+            return _Nothing
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+class _Nothing:
+    """Of this class nothing is: what a waiting module gives for every name in it."""
