@@ -314,12 +314,18 @@ def test_a_reader_who_leaves_is_no_error() -> None:
 def ridgeline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """The command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "ridgeline.cli.main", *arguments],
+        [sys.executable, "-m", "ridgeline", *arguments],
         capture_output=True,
         env={**os.environ, **environment},
         timeout=120,
         check=False,
     )
+
+
+def test_the_package_is_the_command() -> None:
+    done = ridgeline("--version")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"ridgeline ")
 
 
 def test_a_terminal_of_plain_characters_gets_plain_characters() -> None:
@@ -330,7 +336,7 @@ def test_a_terminal_of_plain_characters_gets_plain_characters() -> None:
 
 
 def test_a_closed_or_full_output_is_no_fault() -> None:
-    command = f"{sys.executable} -m ridgeline.cli.main machines show h100"
+    command = f"{sys.executable} -m ridgeline machines show h100"
     closed = subprocess.run(f"{command} >&-", shell=True, capture_output=True, check=False)
     assert (closed.returncode, closed.stderr) == (0, b"")
     full = subprocess.run(f"{command} >/dev/full", shell=True, capture_output=True, check=False)
