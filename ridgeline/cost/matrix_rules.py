@@ -4,6 +4,7 @@ from dataclasses import replace
 from math import ceil, prod
 
 from ridgeline.cost.op_cost import OpCost, matrix_cost, total
+from ridgeline.cost.products import recurrence_of, recurrent_products
 from ridgeline.cost.rules import cost_of, read_bytes, rule, write_bytes
 from ridgeline.errors import GraphError
 from ridgeline.graph import Node, TensorSpec
@@ -270,32 +271,9 @@ def causal_pairs(length: int, keys: int) -> int:
     return keys * keys + 2 * (length - keys) * keys
 
 
-@rule("lstm", "gru", "rnn")
+@rule("lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell")
 def _recurrent(node: Node) -> OpCost:
-    """Each weight matrix multiplies every time step of every sequence once."""
-    x = node.spec("input") if node.has("input") else node.spec("data")
-    steps = x.numel // x.shape[-1]
-    weights = [w for w in node.spec_list("params") if len(w.shape) == 2]
-    gates = sum(w.shape[0] for w in hidden_weights(node))
-    cell = OpCost(vector_ops=6 * steps * gates, special_ops=2 * steps * gates)
-    return _macs(node, steps * sum(w.numel for w in weights)) + cell
-
-
-def hidden_weights(node: Node) -> tuple[TensorSpec, ...]:
-    """The hidden-to-hidden matrix of every layer and direction: (gates x hidden, state).
-
-    Each follows its input-to-hidden matrix; with `proj_size` a narrower projection follows both.
-    A cell, which runs one step, has one.
-    """
-    if node.op.endswith("_cell"):
-        return (node.spec("w_hh"),)
-    matrices = [w for w in node.spec_list("params") if len(w.shape) == 2]
-    return tuple(w for w in matrices if w.shape[0] == matrices[0].shape[0])[1::2]
-
-
-@rule("lstm_cell", "gru_cell", "rnn_cell")
-def _cell(node: Node) -> OpCost:
-    rows, w_hh = node.spec("input").shape[0], node.spec("w_hh")
-    gates = rows * w_hh.shape[0]
-    cell = OpCost(vector_ops=6 * gates, special_ops=2 * gates)
-    return _macs(node, rows * (node.spec("w_ih").numel + w_hh.numel)) + cell
+    of = recurrence_of(node)
+    activations = of.rows * sum(node.specs[ref].shape[0] for ref in of.hidden)
+    cell = OpCost(vector_ops=6 * activations, special_ops=2 * activations)
+    return _macs(node, sum(product.macs for product in recurrent_products(node))) + cell

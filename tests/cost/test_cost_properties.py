@@ -5,7 +5,7 @@ import torch
 from cost_helpers import Captured, Wrapped, cost, counted_flops, meta
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from ridgeline.cost import OpCost, Part, backward, cost_of, work_of
 from ridgeline.cost.op_cost import total
@@ -164,6 +164,44 @@ def test_a_product_with_itself_has_two_gradients() -> None:
     )  # fmt: skip
     flops = {w.name: w.cost.flops for w in work_of(graph)}
     assert flops["matmul.backward"] == 2 * flops["matmul"] == 2 * 2 * 512
+
+
+RECURRENT = {
+    f"{kind.__name__}, {form}": (kind, options)
+    for kind in (nn.RNN, nn.GRU, nn.LSTM)
+    for form, options in {
+        "one layer": {},
+        "two layers": {"num_layers": 2},
+        "both ways": {"num_layers": 2, "bidirectional": True},
+    }.items()
+} | {"LSTM, projected": (nn.LSTM, {"num_layers": 2, "proj_size": 3})}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_training_a_recurrence_is_what_torch_counts(name: str, is_first: bool) -> None:
+    """On meta, where no kernel hides the products from torch's counter. The data a network is fed
+    wants no gradient, nor do the zeros it starts from; what a layer before it makes does.
+    """
+    kind, options = RECURRENT[name]
+    model = Recurrent(kind(7, 8, **options), is_first=is_first).to("meta").train()
+    x_TBD = meta(5, 3, 7)
+    graph = capture(model, (x_TBD,), phase=Phase.TRAIN)
+    counted = counted_flops(lambda: model(x_TBD).sum().backward())
+    assert sum(work.cost.flops for work in work_of(graph)) == counted > 0
+
+
+class Recurrent(nn.Module):
+    """A recurrence fed by data, or by a layer that is trained with it."""
+
+    def __init__(self, recurrence: nn.RNNBase, *, is_first: bool) -> None:
+        super().__init__()
+        self.before = nn.Identity() if is_first else nn.Linear(7, 7)
+        self.recurrence = recurrence
+
+    def forward(self, x_TBD: Tensor) -> Tensor:
+        out: Tensor = self.recurrence(self.before(x_TBD))[0]
+        return out
 
 
 def test_gradients_flow_from_parameters_through_floating_values_alone() -> None:
