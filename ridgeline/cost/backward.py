@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
+from ridgeline.cost.einsum import contraction_of
 from ridgeline.cost.op_cost import OpCost
 from ridgeline.cost.products import Product, recurrence_of, recurrent_products
 from ridgeline.graph import Category, Graph, InputKind, Node, Ref
@@ -288,6 +289,8 @@ def _arithmetic(node: Node, cost: OpCost, wanted: list[Ref]) -> OpCost:
 def _products(node: Node, cost: OpCost) -> tuple[Product, ...]:
     if node.row.category is Category.RECURRENT:
         return recurrent_products(node)
+    if node.op == "einsum":
+        return contraction_of(node).products
     factors = tuple(frozenset({ref}) for ref in _factor_refs(node))
     return (Product(macs=cost.flops // 2, factors=factors),)
 

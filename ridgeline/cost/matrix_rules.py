@@ -3,10 +3,10 @@
 from dataclasses import replace
 from math import ceil, prod
 
+from ridgeline.cost.einsum import contraction_of
 from ridgeline.cost.op_cost import OpCost, matrix_cost, total
 from ridgeline.cost.products import recurrence_of, recurrent_products
 from ridgeline.cost.rules import cost_of, read_bytes, rule, write_bytes
-from ridgeline.errors import GraphError
 from ridgeline.graph import Node, TensorSpec
 
 
@@ -98,42 +98,9 @@ def _untouched_bytes(rows: TensorSpec, experts: TensorSpec) -> int:
 
 @rule("einsum")
 def _einsum(node: Node) -> OpCost:
-    """Contracted pairwise from the left, as torch does without an optimised path."""
-    equation = node.arg("equation")
-    if not isinstance(equation, str):
-        raise GraphError(f"einsum node {node.name} has no equation.")
-    return _macs(node, einsum_macs(equation, [s.shape for s in node.spec_list("tensors")]))
-
-
-def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
-    """Multiply-accumulates of an einsum; 0 with one operand, which only sums or permutes.
-
-    A label that one operand alone has, and nothing later wants, is summed before multiplying.
-    """
-    left_side, arrow, output = equation.replace(" ", "").partition("->")
-    sizes: dict[str, int] = {}
-    terms = left_side.split(",")
-    named = [_labels(t, shape, sizes) for t, shape in zip(terms, shapes, strict=True)]
-    hidden = {label for label in sizes if label.isdigit()}
-    wanted = set(output) - {"."} if arrow else {x for x in sizes if left_side.count(x) == 1}
-    if not arrow or "..." in output:
-        wanted |= hidden
-    macs, left = 0, named[0]
-    for index, right in enumerate(named[1:], start=1):
-        later = wanted.union(*named[index + 1 :])
-        macs += prod(sizes[x] for x in left | right if x in later or x in left & right)
-        left = (left | right) & later
-    return macs
-
-
-def _labels(term: str, shape: tuple[int, ...], sizes: dict[str, int]) -> set[str]:
-    """The labels of one operand; dimensions under the ellipsis are named by digits."""
-    before, dots, after = term.partition("...")
-    hidden = len(shape) - len(before) - len(after) if dots else 0
-    labels = [*before, *(str(i) for i in reversed(range(hidden))), *after]
-    for label, size in zip(labels, shape, strict=True):
-        sizes[label] = max(size, sizes.get(label, 1))
-    return set(labels)
+    found = contraction_of(node)
+    macs = sum(product.macs for product in found.products)
+    return _macs(node, macs) + OpCost(vector_ops=found.vector_ops)
 
 
 @rule("convolution")
