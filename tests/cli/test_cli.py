@@ -111,6 +111,12 @@ def test_machines_and_targets_multiply(capsys: Captured) -> None:
     assert pairs == [(t, m) for t in (SMALL, "zoo:crnn") for m in ("h100-sxm", "l4")]
 
 
+def test_a_machine_named_twice_stands_there_once(capsys: Captured) -> None:
+    assert run(["inspect", SMALL, "--machine", "L4,h100,h100-sxm,L4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [r["machine"] for r in (found, *found["others"])] == ["l4", "h100-sxm"]
+
+
 def test_options_change_what_they_say(capsys: Captured) -> None:
     def totals(*more: str) -> dict[str, float]:
         assert run(["inspect", SMALL, "--machine", "H100", "--json", *more]) == 0
