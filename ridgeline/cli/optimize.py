@@ -80,11 +80,13 @@ def optimize_command(
     from ridgeline.frontends import Request, capture, load_model
     from ridgeline.graph import Phase
     from ridgeline.graph.flat import example_inputs
+    from ridgeline.machines.threads import require_threads
     from ridgeline.report.files import require_place
     from ridgeline.report.waterfall import print_waterfall
 
     for place in (out, html):
         require_place(place)
+    require_threads(threads)
     described = predicted_machine(machine)
     request = Request(target=target, phase=Phase(phase.value), batch=batch, seq=seq, cache=cache)
     model = load_model(request)

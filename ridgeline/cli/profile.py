@@ -51,10 +51,12 @@ def profile_command(
     from ridgeline.cli.optimize import progress_on_stderr
     from ridgeline.frontends import Request
     from ridgeline.graph import Phase
+    from ridgeline.machines.threads import require_threads
     from ridgeline.profile.target import profile_target
     from ridgeline.report.files import require_place, write_text
 
     require_place(html)
+    require_threads(threads)
 
     request = Request(
         target=target, phase=Phase(phase.value), batch=batch, seq=seq, cache=cache, dtype=dtype

@@ -5,10 +5,9 @@ with packed weights), for one library may be half as fast as another on the same
 rate is the median of undisturbed samples.
 """
 
-import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from ridgeline.machines.machine import Cache, Kernel, Machine, Memory, Rate
 from ridgeline.machines.probe import Call, Probe
 from ridgeline.machines.probes import cpu_probes
 from ridgeline.machines.tables import KERNEL_FEATURES, KERNEL_UNITS
+from ridgeline.machines.threads import require_threads, torch_threads
 from ridgeline.machines.timing import Sample, Timing, preferred, summarise, take_samples
 from ridgeline.units import MIB
 
@@ -52,12 +52,11 @@ def calibrate(
     `threads` threads (default: torch's own choice). Takes about `seconds`. `progress` hears what is
     being timed and the share done.
 
-    Raises MachineError for a budget or a thread count below one.
+    Raises MachineError for no budget, and for a number of threads that makes no sense here.
     """
-    if seconds <= 0 or (threads is not None and threads < 1):
-        raise MachineError(
-            f"cannot calibrate in {seconds} s with {threads} threads; both must be above zero."
-        )
+    if seconds <= 0:
+        raise MachineError(f"cannot calibrate in {seconds} s; it must be above zero.")
+    require_threads(threads)
     end_s = time.perf_counter() + seconds
     import torch
 
@@ -66,7 +65,7 @@ def calibrate(
         from ridgeline.machines.gpu import calibrate_gpu
 
         return calibrate_gpu(end_s=end_s, progress=tell)
-    with _num_threads(threads) as num_threads, torch.inference_mode(), preferred() as is_preferred:
+    with torch_threads(threads) as num_threads, torch.inference_mode(), preferred() as is_preferred:
         machine = _calibrate_cpu(num_threads, end_s, tell)
     if is_preferred:
         return machine
@@ -164,18 +163,6 @@ def raised_rate(peak: float, source: str, measured: float, measured_source: str)
         achievable_flops_per_s=measured,
         achievable_source=measured_source,
     )
-
-
-@contextlib.contextmanager
-def _num_threads(threads: int | None) -> Iterator[int]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield threads or before
-    finally:
-        torch.set_num_threads(before)
 
 
 def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machine:

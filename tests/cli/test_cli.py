@@ -11,7 +11,9 @@ import pytest
 
 from ridgeline.cli.main import run
 from ridgeline.cli.readings import FALLBACK_MACHINE
+from ridgeline.errors import MachineError
 from ridgeline.machines import load, save_this
+from ridgeline.machines.threads import require_threads
 
 SMALL = "zoo:deepadipose"
 MODEL = """
@@ -374,6 +376,24 @@ def test_sizes_that_nothing_would_heed_are_refused(capsys: Captured) -> None:
 def test_a_model_that_refuses_its_inputs_speaks_for_itself(capsys: Captured) -> None:
     message = failure(["inspect", "zoo:bert-base", "--seq", "513", "--machine", "H100"], capsys)
     assert message == "bert-base refuses these inputs: 513 tokens exceed the 512 positions."
+
+
+@pytest.mark.parametrize("command", ["profile", "optimize"])
+def test_more_threads_than_make_sense_are_told_before_the_work(
+    command: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ridgeline.machines.threads.num_logical_cores", lambda: 2)
+    message = failure([command, "zoo:nothing", "--machine", "H100", "--threads", "9"], capsys)
+    assert message == (
+        "9 threads are too many: this machine has 2 logical cores; ask for 8 at most."
+    )
+
+
+def test_as_many_threads_as_make_sense_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ridgeline.machines.threads.num_logical_cores", lambda: 1)
+    require_threads(4)
+    with pytest.raises(MachineError, match="this machine has 1 logical core; ask for 4 at most"):
+        require_threads(5)
 
 
 CHATTY = """
