@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import pytest
 import torch
 
 from ridgeline.cost import Execution, estimate
@@ -186,6 +187,34 @@ def test_advised_batch_is_what_the_batch_is_predicted_to_take(machine: Machine) 
     assert factor > 1
     assert abs(advised.time_s / really.time_s - 1) < 1e-6
     assert advised.peak_memory_bytes == really.peak_memory_bytes
+
+
+@pytest.mark.parametrize(("columns", "width"), [("40", 40), ("1", 40), ("72", 72)])
+def test_a_file_is_as_wide_as_columns_says(
+    columns: str, width: int, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = printed(reading).splitlines()
+    assert width - 5 <= max(map(len, lines)) <= width
+    assert any(line.startswith("*.linear") for line in lines)
+
+
+def test_columns_without_room_are_named(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "44")
+    text = printed(reading)
+    rows = text[text.index("by op kind") :].splitlines()[1:3]
+    assert rows[0].split() == ["op", "count", "time", "share", "FLOPs"]
+    assert rows[1].split() == ["linear", "x3", "2.58", "ms", "98%", "25.8", "G"]
+    assert "No room in 44 columns for: bytes moved," in text
+
+
+@pytest.mark.parametrize("columns", ["", "wide", "-3"])
+def test_columns_that_are_no_number_are_as_if_not_set(
+    columns: str, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = printed(reading)
+    monkeypatch.setenv("COLUMNS", columns)
+    assert printed(reading) == without
 
 
 class Cube(torch.nn.Module):

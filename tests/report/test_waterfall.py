@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
@@ -62,6 +63,13 @@ def test_a_file_gets_no_colour_and_every_reason() -> None:
     assert "\x1b" not in text
     assert "inductor fp32 skipped: crashed: SIGSEGV" in text
     assert "Other programs" not in text
+
+
+def test_a_file_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = text_of(optimized()).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "No room in 60 columns for: of the longest." in lines
 
 
 def test_noise_is_told() -> None:
