@@ -19,7 +19,7 @@ from ridgeline.machines.probes import cpu_probes
 from ridgeline.machines.tables import KERNEL_FEATURES, KERNEL_UNITS
 from ridgeline.machines.threads import require_threads, torch_threads
 from ridgeline.machines.timing import Sample, Timing, preferred, summarise, take_samples
-from ridgeline.units import MIB
+from ridgeline.units import MIB, counted
 
 if TYPE_CHECKING:
     import torch
@@ -178,7 +178,7 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
     num_cores = min(num_threads, cpu.num_cores)
     return Machine(
         id="this",
-        name=f"{cpu.model} ({num_threads} threads)",
+        name=f"{cpu.model} ({counted(num_threads, 'thread')})",
         vendor=cpu.vendor,
         arch=f"{cpu.model}, family {cpu.family}" if cpu.family else cpu.model,
         kind="cpu",
@@ -198,7 +198,7 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
         source="ridgeline machines calibrate",
         notes="; ".join(
             [
-                f"{num_threads} threads on {cpu.num_cores} cores",
+                f"{counted(num_threads, 'thread')} on {counted(cpu.num_cores, 'core')}",
                 f"torch {torch.__version__}",
                 f"{sum(t.num_clean for t in timings.values())} of"
                 f" {sum(t.num_samples for t in timings.values())} samples clean",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from ridgeline.errors import MachineError
 from ridgeline.machines.cpu import num_logical_cores
+from ridgeline.units import counted
 
 MOST_PER_CORE = 4
 """More threads than this wait for each other: some are worth a try on a machine that shares its
@@ -20,8 +21,8 @@ def require_threads(threads: int | None) -> None:
     cores = num_logical_cores()
     if threads > MOST_PER_CORE * cores:
         raise MachineError(
-            f"{threads} threads are too many: this machine has {cores} logical "
-            f"core{'s' if cores > 1 else ''}; ask for {MOST_PER_CORE * cores} at most."
+            f"{threads} threads are too many: this machine has "
+            f"{counted(cores, 'logical core')}; ask for {MOST_PER_CORE * cores} at most."
         )
 
 

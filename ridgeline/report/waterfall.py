@@ -48,7 +48,7 @@ def verdict(optimized: Optimized) -> str:
     head = f"{optimized.graph.name} runs in {_time(best.time_s)} with {best.backend} {best.dtype}"
     gains = []
     if optimized.speedup is not None:
-        gains.append(f"{significant(optimized.speedup)}x eager")
+        gains.append(_against_eager(optimized.speedup))
     if optimized.roofline_s is not None and best.time_s:
         share = format_percent(optimized.roofline_s / best.time_s)
         gains.append(f"{share} of the achievable roofline")
@@ -57,6 +57,12 @@ def verdict(optimized: Optimized) -> str:
     if best.max_error is not None:
         head += f"; outputs within {best.max_error:.1g} of the reference"
     return f"{head}."
+
+
+def _against_eager(speedup: float) -> str:
+    if speedup < 1:
+        return f"{significant(1 / speedup)} times slower than eager"
+    return f"{significant(speedup)}x eager"
 
 
 def _steps(console: Console, optimized: Optimized) -> None:

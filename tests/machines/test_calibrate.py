@@ -228,7 +228,8 @@ def test_a_quick_calibration_is_a_machine(
     assert quick.id == "this"
     assert quick.confidence == "measured"
     assert quick.num_units == 1
-    assert "1 threads" in quick.notes
+    assert quick.name.endswith("(1 thread)")
+    assert quick.notes.startswith("1 thread on ")
     assert parse(to_toml(quick), origin="this") == quick
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     save_this(quick)

@@ -51,6 +51,12 @@ def test_the_verdict_says_it_in_one_line() -> None:
     )
 
 
+def test_a_best_that_loses_to_eager_is_called_slower() -> None:
+    won = optimized()
+    lost = replace(won, best=replace(won.best, time_s=0.008 / 0.718))
+    assert "with aoti bf16: 1.39 times slower than eager, " in verdict(lost)
+
+
 def test_each_step_has_its_bar_and_its_ratio() -> None:
     rows = [line.split() for line in text_of(optimized()).splitlines()]
     assert ["eager", "8.00", "ms", "4.00", "ms", "1.00×", "#" * 28] in rows
