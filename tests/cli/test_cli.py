@@ -374,8 +374,10 @@ def test_sizes_that_nothing_would_heed_are_refused(capsys: Captured) -> None:
 
 
 def test_a_model_that_refuses_its_inputs_speaks_for_itself(capsys: Captured) -> None:
-    message = failure(["inspect", "zoo:bert-base", "--seq", "513", "--machine", "H100"], capsys)
-    assert message == "bert-base refuses these inputs: 513 tokens exceed the 512 positions."
+    for name, limit in (("bert-base", 512), ("gpt2", 1024)):
+        line = ["inspect", f"zoo:{name}", "--seq", str(limit + 1), "--machine", "H100"]
+        says = f"{name} refuses these inputs: {limit + 1} tokens exceed the {limit} positions."
+        assert failure(line, capsys) == says
 
 
 @pytest.mark.parametrize("command", ["profile", "optimize"])
