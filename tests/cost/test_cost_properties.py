@@ -1,5 +1,7 @@
 """Costs of random shapes equal torch's counter; costs add up; what cannot be counted is said."""
 
+import re
+
 import pytest
 import torch
 from cost_helpers import Captured, Wrapped, cost, counted_flops, live_refs, meta, node_of
@@ -137,8 +139,9 @@ def loops() -> dict[str, Graph]:
 
 def test_loops_are_refused_by_name_and_never_count_as_nothing() -> None:
     for name, graph in loops().items():
-        with pytest.raises(UnsupportedOp, match=f"no cost rule for higher_order.{name}"):
+        with pytest.raises(UnsupportedOp, match=f"no cost rule for higher_order.{name}") as caught:
             work_of(graph)
+        assert re.search(r"from cost_helpers.py:\d+\)", str(caught.value))
         (work,) = (w for w in work_of(graph, allow_uncounted=True) if not w.is_counted)
         assert work.op == f"higher_order.{name}"
         assert work.cost == OpCost()
