@@ -5,37 +5,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from report_helpers import measured
 from torch import nn
 
-from ridgeline.backends.result import Candidate, Optimized, Step
+from ridgeline.backends.result import Optimized
 from ridgeline.frontends.torch_export import capture
 from ridgeline.report.waterfall import is_noisy, print_waterfall, verdict
 
 
 def optimized() -> Optimized:
     graph = capture(nn.Linear(2, 2), (torch.randn(1, 2),), name="tiny", is_trusted=True)
-    ran = {"samples": 10, "clean_samples": 9, "spread_s": 1e-4, "cosine": 1.0, "top1": 1.0}
-    baseline = Candidate(
-        backend="eager as captured", dtype="fp32", time_s=0.008, max_error=0.0, **ran
-    )
-    best = Candidate(backend="aoti", dtype="bf16", time_s=0.002, max_error=0.0031, **ran)
-    lost = Candidate(backend="inductor", dtype="fp32", skipped="crashed: SIGSEGV")
-    return Optimized(
-        graph=graph,
-        passes=(),
-        candidates=(best, lost),
-        baseline=baseline,
-        best=best,
-        waterfall=(
-            Step(step="eager", measured_s=0.008, predicted_s=0.004),
-            Step(step="bf16", measured_s=0.002, predicted_s=0.003),
-            Step(step="roofline", measured_s=None, predicted_s=0.001),
-        ),
-        roofline_s=0.001,
-        threads=2,
-        machine="this",
-        package=None,
-    )
+    return measured(graph)
 
 
 def text_of(result: Optimized) -> str:
