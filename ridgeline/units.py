@@ -13,14 +13,25 @@ def significant(value: float, digits: int = 3) -> str:
     """`value` with `digits` significant digits, thousands separated, never in exponent form."""
     if value == 0:
         return "0"
-    magnitude = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    return f"{value:,.{max(0, digits - magnitude) if magnitude else digits}f}"
+    # of the rounded value: 99.96 has two digits before the point, but 100 has three
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])
+    return f"{value:,.{max(0, digits - 1 - exponent)}f}"
+
+
+def _reaches(value: float, scale: float) -> bool:
+    """Whether `value` as printed is at least one `scale`: 999.96 µs is 1.00 ms."""
+    return abs(float(f"{value:.2e}")) >= scale
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 thread", "2 threads", "1,024 threads"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def format_count(value: float, unit: str = "") -> str:
     """SI-prefixed count: 29261600000000 with unit "FLOP" is "29.3 TFLOP"."""
     for scale, prefix in _SI:
-        if abs(value) >= scale:
+        if _reaches(value, scale):
             return f"{significant(value / scale)} {prefix}{unit}".rstrip()
     return f"{significant(value)} {unit}".rstrip()
 
@@ -36,7 +47,7 @@ def format_bytes(nbytes: float) -> str:
 def format_time(time_s: float) -> str:
     """A duration in its natural unit: 0.0046 is "4.60 ms"."""
     for scale, name in _TIME:
-        if abs(time_s) >= scale:
+        if _reaches(time_s, scale):
             return f"{significant(time_s / scale)} {name}"
     return "0 s" if time_s == 0 else f"{significant(time_s / 1e-9)} ns"
 

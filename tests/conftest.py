@@ -52,10 +52,11 @@ def compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, compiler_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home folder that belongs to this test; caches go there too."""
+    """An empty home folder that belongs to this test; caches go there too. No COLUMNS."""
     folder = tmp_path / "home"
     folder.mkdir()
     monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / ".cache"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / ".config"))
     monkeypatch.setenv("XDG_DATA_HOME", str(folder / ".local" / "share"))

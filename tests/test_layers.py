@@ -10,7 +10,8 @@ The order, lowest first; a package may import what stands on a lower level than 
 - `ridgeline/__init__.py` and `ridgeline/__main__.py` stand above all: they may import everything,
   and nothing may import them, except for the constant `__version__`.
 - Every import counts: inside functions, under TYPE_CHECKING, relative, and calls such as
-  `import_module("ridgeline.cost")`.
+  `import_module("ridgeline.cost")`. Names in a table are data: who registers one of our operators
+  (`graph/store.py`) is looked up, not depended on.
 - A package that has no place in the order is an error: add it to `ORDER` (and to the design) first.
 """
 

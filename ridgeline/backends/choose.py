@@ -2,7 +2,6 @@
 fastest.
 """
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +26,8 @@ from ridgeline.backends.result import Candidate, Optimized, Step
 from ridgeline.errors import BackendError
 from ridgeline.graph import Graph
 from ridgeline.graph.flat import check_inputs
+from ridgeline.machines.cpu import num_logical_cores
+from ridgeline.machines.threads import require_threads
 from ridgeline.passes.manager import run_passes
 
 Execution = Literal["eager", "compiled", "roofline"]
@@ -62,9 +63,11 @@ def optimize(
     tolerance: the accepted error for every dtype, instead of `TOLERANCES`. skip: passes to leave
     out. machine: a name to file the result under. Every candidate lives in a child process of its
     own; one that fails, crashes or overruns its limits is skipped with its reason. Raises
-    BackendError when none is left, GraphError for inputs that do not fit the graph.
+    BackendError when none is left, GraphError for inputs that do not fit the graph, MachineError
+    for a number of threads that makes no sense here.
     """
     check_inputs(graph, inputs)
+    require_threads(threads)
     tell = progress or _say_nothing
     chosen = [_resolve(b) for b in (backends if backends is not None else tuple(BACKENDS))]
     tell("passes", 0.0)
@@ -72,7 +75,7 @@ def optimize(
     folded = steps[-1].graph if steps else graph
     tell("reference", 0.0)
     expected = Reference().compile(graph)(*inputs)
-    num_threads = threads or os.cpu_count() or 1
+    num_threads = threads or num_logical_cores()
     with tempfile.TemporaryDirectory(prefix="ridgeline-") as name:
         folder = Path(name)
         jobs = _write_jobs(folder, graph, folded, inputs, chosen, dtypes, num_threads, limits)

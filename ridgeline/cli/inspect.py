@@ -1,101 +1,63 @@
 """`ridgeline inspect`: what a model costs on a machine, without running it."""
 
 import sys
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from ridgeline.cli.collector import rare_collections
-
-
-class PhaseOption(StrEnum):
-    """Phases as the command line spells them."""
-
-    FORWARD = "forward"
-    TRAIN = "train"
-    PREFILL = "prefill"
-    DECODE = "decode"
-
-
-class CeilingOption(StrEnum):
-    """Ceilings as the command line spells them."""
-
-    ACHIEVABLE = "achievable"
-    DATASHEET = "datasheet"
-
-
-class ExecutionOption(StrEnum):
-    """Executions as the command line spells them."""
-
-    COMPILED = "compiled"
-    EAGER = "eager"
-
-
-class RecomputeOption(StrEnum):
-    """Recomputations as the command line spells them."""
-
-    NONE = "none"
-    FULL = "full"
-
-
-class OptimizerOption(StrEnum):
-    """Optimizers as the command line spells them."""
-
-    ADAMW = "adamw"
-    SGD = "sgd"
-    MOMENTUM = "momentum"
+from ridgeline.cli.options import (
+    AllowUncounted,
+    AsJson,
+    Batch,
+    Cache,
+    Dtype,
+    HtmlFile,
+    Seq,
+    Target,
+    Top,
+)
 
 
 @rare_collections()
 def inspect_command(
     context: typer.Context,
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="TARGET",
-            help="zoo:NAME, FILE.py:FUNCTION, FILE.pt2, a Hugging Face folder, config.json or id.",
-        ),
-    ],
+    target: Target,
     machine: Annotated[
         str,
         typer.Option(help="Names with commas between, 'this', or a TOML file. Default: this one."),
     ] = "",
     phase: Annotated[
-        PhaseOption | None,
+        Literal["forward", "train", "prefill", "decode"] | None,
         typer.Option(help="Default: prefill and decode for a language model, else forward."),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Samples at once.")] = None,
-    seq: Annotated[int | None, typer.Option(help="Tokens, or pixels per side.")] = None,
-    cache: Annotated[int | None, typer.Option(help="Tokens already in the KV cache.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
+    batch: Batch = None,
+    seq: Seq = None,
+    cache: Cache = None,
+    dtype: Dtype = None,
     ceiling: Annotated[
-        CeilingOption, typer.Option(help="Measured rates, or the vendor's.")
-    ] = CeilingOption.ACHIEVABLE,
+        Literal["achievable", "datasheet"], typer.Option(help="Measured rates, or the vendor's.")
+    ] = "achievable",
     execution: Annotated[
-        ExecutionOption, typer.Option(help="Fused, or op by op.")
-    ] = ExecutionOption.COMPILED,
+        Literal["compiled", "eager"], typer.Option(help="Fused, or op by op.")
+    ] = "compiled",
     optimizer: Annotated[
-        OptimizerOption, typer.Option(help="For --phase train.")
-    ] = OptimizerOption.ADAMW,
+        Literal["adamw", "sgd", "momentum"], typer.Option(help="For --phase train.")
+    ] = "adamw",
     recompute: Annotated[
-        RecomputeOption, typer.Option(help="What backward computes again, for --phase train.")
-    ] = RecomputeOption.NONE,
-    allow_uncounted: Annotated[
-        bool, typer.Option("--allow-uncounted", help="List ops without a cost rule, do not fail.")
-    ] = False,
+        Literal["none", "full"],
+        typer.Option(help="What backward computes again, for --phase train."),
+    ] = "none",
+    allow_uncounted: AllowUncounted = False,
     op_list: Annotated[
         bool, typer.Option("--op-list", help="Also list the op kinds and the engines they need.")
     ] = False,
     compare: Annotated[
         str | None, typer.Option(metavar="OTHER_TARGET", help="A second target, side by side.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="Rows per table.")] = 14,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")
-    ] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write one offline HTML page.")] = None,
+    top: Top = 14,
+    as_json: AsJson = False,
+    html: HtmlFile = None,
 ) -> None:
     """What a model costs on a machine, what bounds it, and how fast it could be.
 
@@ -115,15 +77,15 @@ def inspect_command(
     options = Options(
         targets=(target,) if compare is None else (target, compare),
         machine=machine,
-        phase=phase.value if phase else None,
+        phase=phase,
         batch=batch,
         seq=seq,
         cache=cache,
         dtype=dtype,
-        ceiling=ceiling.value,
-        execution=execution.value,
-        optimizer=optimizer.value,
-        recompute=recompute.value,
+        ceiling=ceiling,
+        execution=execution,
+        optimizer=optimizer,
+        recompute=recompute,
         allow_uncounted=allow_uncounted,
         is_alone=bool(context.obj),
     )

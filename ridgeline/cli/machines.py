@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ridgeline.cli.options import Threads
+
 if TYPE_CHECKING:
     from ridgeline.machines import Machine
 
@@ -65,7 +67,7 @@ def show_command(
 
 @app.command("calibrate")
 def calibrate_command(
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    threads: Threads = None,
     seconds: Annotated[float, typer.Option(min=1.0, help="About how long it may take.")] = 45.0,
 ) -> None:
     """Measure this machine once; --machine this then stands for it.

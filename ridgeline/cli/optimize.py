@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ridgeline.cli.options import AsJson, Batch, Cache, HtmlFile, RunPhase, Seq, Target, Threads
+
 if TYPE_CHECKING:
     from ridgeline.backends.choose import Progress
     from ridgeline.machines import Machine
@@ -20,34 +22,21 @@ class DtypeOption(StrEnum):
     BF16 = "bf16"
 
 
-class PhaseOption(StrEnum):
-    """The phases that run without an optimizer, as the command line spells them."""
-
-    FORWARD = "forward"
-    PREFILL = "prefill"
-    DECODE = "decode"
-
-
 def optimize_command(
-    target: Annotated[
-        str,
-        typer.Argument(
-            metavar="TARGET",
-            help="zoo:NAME, FILE.py:FUNCTION, FILE.pt2, or a Hugging Face folder, config or id.",
-        ),
-    ],
+    target: Target,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The .ridge file to write.")
     ] = None,
     machine: Annotated[
         str, typer.Option(help="For the predictions: a name or a TOML file. Default: this one.")
     ] = "",
-    phase: Annotated[PhaseOption, typer.Option()] = PhaseOption.FORWARD,
-    batch: Annotated[int | None, typer.Option(help="Samples at once.")] = None,
-    seq: Annotated[int | None, typer.Option(help="Tokens, or pixels per side.")] = None,
-    cache: Annotated[int | None, typer.Option(help="Tokens already in the KV cache.")] = None,
+    phase: RunPhase = "forward",
+    batch: Batch = None,
+    seq: Seq = None,
+    cache: Cache = None,
     dtype: Annotated[
-        list[DtypeOption] | None, typer.Option(help="Precisions to try; may be repeated.")
+        list[DtypeOption] | None,
+        typer.Option(help="Precisions to try; may be repeated."),
     ] = None,
     backend: Annotated[
         list[str] | None, typer.Option(help="Backends to try; may be repeated.")
@@ -57,12 +46,10 @@ def optimize_command(
         typer.Option(min=0.0, help="Largest error over largest output. Default: 1e-4, bf16 5e-2."),
     ] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Passes to leave out.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Default: all cores.")] = None,
+    threads: Threads = None,
     repeats: Annotated[int, typer.Option(min=2, help="Clean samples per candidate.")] = 10,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")
-    ] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write one offline HTML page.")] = None,
+    as_json: AsJson = False,
+    html: HtmlFile = None,
 ) -> None:
     """Fold, compile and lower the precision, keep the fastest whose outputs stay right.
 
@@ -80,13 +67,15 @@ def optimize_command(
     from ridgeline.frontends import Request, capture, load_model
     from ridgeline.graph import Phase
     from ridgeline.graph.flat import example_inputs
+    from ridgeline.machines.threads import require_threads
     from ridgeline.report.files import require_place
     from ridgeline.report.waterfall import print_waterfall
 
     for place in (out, html):
         require_place(place)
+    require_threads(threads)
     described = predicted_machine(machine)
-    request = Request(target=target, phase=Phase(phase.value), batch=batch, seq=seq, cache=cache)
+    request = Request(target=target, phase=Phase(phase), batch=batch, seq=seq, cache=cache)
     model = load_model(request)
     graph = capture(
         model.module, model.inputs, kwargs=model.kwargs, phase=request.phase, name=model.name

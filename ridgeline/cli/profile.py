@@ -1,43 +1,40 @@
 """`ridgeline profile`: where the time of a model really goes, measured here."""
 
 import sys
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-_TARGET = "zoo:NAME, FILE.py:FUNCTION, FILE.pt2, a Hugging Face folder, config.json or id."
-
-
-class PhaseOption(StrEnum):
-    """The phases that run without an optimizer, as the command line spells them."""
-
-    FORWARD = "forward"
-    PREFILL = "prefill"
-    DECODE = "decode"
+from ridgeline.cli.options import (
+    AllowUncounted,
+    AsJson,
+    Batch,
+    Cache,
+    Dtype,
+    HtmlFile,
+    RunPhase,
+    Seq,
+    Target,
+    Top,
+)
 
 
 def profile_command(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help=_TARGET)],
+    target: Target,
     machine: Annotated[str, typer.Option(help="'this', a name, or a TOML file.")] = "this",
     threads: Annotated[int | None, typer.Option(min=1, help="Default: as torch chooses.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
-    phase: Annotated[PhaseOption, typer.Option()] = PhaseOption.FORWARD,
-    batch: Annotated[int | None, typer.Option(help="Samples at once.")] = None,
-    seq: Annotated[int | None, typer.Option(help="Tokens, or pixels per side.")] = None,
-    cache: Annotated[int | None, typer.Option(help="Tokens already in the KV cache.")] = None,
+    dtype: Dtype = None,
+    phase: RunPhase = "forward",
+    batch: Batch = None,
+    seq: Seq = None,
+    cache: Cache = None,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Default: as many as take ten seconds, 5 to 50.")
     ] = None,
-    allow_uncounted: Annotated[
-        bool, typer.Option("--allow-uncounted", help="List ops without a cost rule, do not fail.")
-    ] = False,
-    top: Annotated[int, typer.Option(min=1, help="Rows per table.")] = 12,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")
-    ] = False,
-    html: Annotated[Path | None, typer.Option(help="Also write one offline HTML page.")] = None,
+    allow_uncounted: AllowUncounted = False,
+    top: Top = 12,
+    as_json: AsJson = False,
+    html: HtmlFile = None,
 ) -> None:
     """Run the model here and measure every node, beside what it should take.
 
@@ -51,13 +48,15 @@ def profile_command(
     from ridgeline.cli.optimize import progress_on_stderr
     from ridgeline.frontends import Request
     from ridgeline.graph import Phase
+    from ridgeline.machines.threads import require_threads
     from ridgeline.profile.target import profile_target
     from ridgeline.report.files import require_place, write_text
 
     require_place(html)
+    require_threads(threads)
 
     request = Request(
-        target=target, phase=Phase(phase.value), batch=batch, seq=seq, cache=cache, dtype=dtype
+        target=target, phase=Phase(phase), batch=batch, seq=seq, cache=cache, dtype=dtype
     )
     found = profile_target(
         request,

@@ -90,11 +90,15 @@ def _phases(target: str, options: Options) -> tuple[Phase, ...]:
 
 
 def choose_machines(names: str) -> tuple[Machine, ...]:
-    """The machines named, with commas between; the default where none is."""
+    """The machines named, with commas between, each once; the default where none is."""
     asked = tuple(name.strip() for name in names.split(",") if name.strip())
     if names and not asked:
         raise MachineError(f"--machine {names!r} names no machine.")
-    return tuple(machines.load(name) for name in asked) or (_default_machine(),)
+    found: list[Machine] = []
+    for machine in map(machines.load, asked):
+        if machine not in found:
+            found.append(machine)
+    return tuple(found) or (_default_machine(),)
 
 
 def _default_machine() -> Machine:

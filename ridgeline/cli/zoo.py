@@ -45,4 +45,4 @@ def zoo_command(
         for w in workloads
     ]
     headers = ["target", "parameters", "FLOPs", "phases", "runs here", "source of the facts"]
-    grid(console_on(sys.stdout), headers, rows, styles=[""] * len(rows), text=(3, 4))
+    grid(console_on(sys.stdout), headers, rows, text=(3, 4, 5))

@@ -23,13 +23,14 @@ class Change:
     """One way to run differently. weight_scale and activation_scale: their bytes, now over then.
 
     batch: how many times as many samples at once. dtype: what fp32 matrix work computes in.
+    start_scale: kernels started, now over then.
     """
 
     weight_scale: float = 1.0
     activation_scale: float = 1.0
     batch: int = 1
     dtype: str | None = None
-    has_overhead: bool = True
+    start_scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +86,7 @@ def _time(node: NodeEstimate, weights: Mapping[str, int], run: Estimate, change:
     moved = fixed * change.weight_scale + rest * change.activation_scale * change.batch
     memory_s = node.memory_s * moved / node.moved_bytes if node.moved_bytes else 0.0
     compute_s = node.compute_s * change.batch * _compute_scale(node, run, change)
-    overhead_s = node.overhead_s if change.has_overhead else 0.0
-    return max(compute_s, memory_s) + overhead_s
+    return max(compute_s, memory_s) + node.overhead_s * change.start_scale
 
 
 def _compute_scale(node: NodeEstimate, run: Estimate, change: Change) -> float:
@@ -167,13 +167,15 @@ def _quantised(graph: Graph, run: Estimate) -> Iterator[Advice]:
 
 
 def _larger_batch(graph: Graph, run: Estimate) -> Iterator[Advice]:
-    """More samples share one reading of the weights; as many as fit, up to a limit."""
+    """More samples share one reading of the weights, or one start: as many as fit, to a limit."""
     has_experts = any(node.op == "grouped_mm" for node in graph.nodes)
     if run.totals.bound == Bound.COMPUTE.value or has_experts:
         return
     factor = _batch_that_fits(run)
     if factor > 1:
-        text = f"run {factor} times the batch, so that the weights are read once for all"
+        is_reading = run.totals.bound == Bound.MEMORY.value and any(weight_bytes(graph).values())
+        shared = "the weights are read" if is_reading else "each kernel starts"
+        text = f"run {factor} times the batch, so that {shared} once for all"
         yield _advice("batch", text, graph, run, Change(batch=factor))
 
 
@@ -191,12 +193,13 @@ def _batch_that_fits(run: Estimate) -> int:
 
 
 def _fewer_starts(graph: Graph, run: Estimate) -> Iterator[Advice]:
+    """At best a single start is left."""
     starts = sum(n.repeat for n in run.nodes if n.overhead_s)
-    if run.totals.bound == Bound.OVERHEAD.value:
+    if run.totals.bound == Bound.OVERHEAD.value and starts > 1:
         text = f"start fewer kernels than {starts}: fuse, or capture a CUDA graph"
         if run.machine.kind == "cpu":
             text = f"start fewer kernels than {starts}: fuse them"
-        yield _advice("fuse", text, graph, run, Change(has_overhead=False), is_bound=True)
+        yield _advice("fuse", text, graph, run, Change(start_scale=1 / starts), is_bound=True)
 
 
 def _recompute(graph: Graph, run: Estimate, optimizer: str) -> Iterator[Advice]:

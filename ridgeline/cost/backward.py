@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from ridgeline.cost.matrix_rules import hidden_weights
+from ridgeline.cost.einsum import contraction_of
 from ridgeline.cost.op_cost import OpCost
+from ridgeline.cost.products import Product, recurrence_of, recurrent_products
 from ridgeline.graph import Category, Graph, InputKind, Node, Ref
 from ridgeline.graph.node import references
 
@@ -156,10 +157,10 @@ def _probabilities(node: Node, live: Live) -> Saved:
 
 def _gates(node: Node, live: Live) -> Saved:
     """Recurrence: the input, the output and the gate activations of every step."""
-    x = node.tensors[0]
-    gates = sum(w.shape[0] for w in hidden_weights(node))
-    steps = x.numel // x.shape[-1]
-    return Saved(operands=node.operands[:1], outputs=(0,), extra_bytes=steps * gates * x.itemsize)
+    of = recurrence_of(node)
+    activations = of.rows * sum(node.specs[ref].shape[0] for ref in of.hidden)
+    extra_bytes = activations * node.specs[of.data].itemsize
+    return Saved(operands=(of.data,), outputs=(0,), extra_bytes=extra_bytes)
 
 
 _LINEAR = "add sub rsub neg fill floor ceil round trunc sign sum mean cumsum triu tril trace diff"
@@ -275,25 +276,27 @@ def _arithmetic(node: Node, cost: OpCost, wanted: list[Ref]) -> OpCost:
             vector_ops=_VECTOR_FACTOR * cost.vector_ops,
             special_ops=cost.special_ops,
         )
-    # One product of the forward's size per factor that wants a gradient: dX = dY W', dW = X' dY.
-    factors = _factors_wanting(node, wanted)
+    flops = 2 * sum(product.backward_macs(set(wanted)) for product in _products(node, cost))
     return OpCost(
-        flops=factors * cost.flops,
-        causal_flops=factors * cost.causal_flops,
-        executed_flops=factors * cost.executed_flops,
+        flops=flops,
+        causal_flops=flops,
+        executed_flops=flops * cost.executed_flops // max(1, cost.flops),
         vector_ops=_VECTOR_FACTOR * cost.vector_ops,
         special_ops=cost.special_ops,
     )
 
 
-def _factors_wanting(node: Node, wanted: list[Ref]) -> int:
-    """How many of the multiplied operands want a gradient; a bias is no factor."""
+def _products(node: Node, cost: OpCost) -> tuple[Product, ...]:
     if node.row.category is Category.RECURRENT:
-        return 2
-    return sum(ref in wanted for ref in _factor_refs(node))
+        return recurrent_products(node)
+    if node.op == "einsum":
+        return contraction_of(node).products
+    factors = tuple(frozenset({ref}) for ref in _factor_refs(node))
+    return (Product(macs=cost.flops // 2, factors=factors),)
 
 
-# The operands that a product multiplies; every other product multiplies its first two tensors.
+# The operands that a product multiplies, which a bias is not; every other product multiplies its
+# first two tensors.
 _FACTOR_NAMES: Mapping[str, tuple[str, ...]] = {
     "linear": ("input", "weight"),
     "convolution": ("input", "weight"),

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from math import ceil, prod
 
+from ridgeline.cost.einsum import contraction_of
 from ridgeline.cost.op_cost import OpCost, matrix_cost, total
+from ridgeline.cost.products import recurrence_of, recurrent_products
 from ridgeline.cost.rules import cost_of, read_bytes, rule, write_bytes
-from ridgeline.errors import GraphError
 from ridgeline.graph import Node, TensorSpec
 
 
@@ -97,42 +98,9 @@ def _untouched_bytes(rows: TensorSpec, experts: TensorSpec) -> int:
 
 @rule("einsum")
 def _einsum(node: Node) -> OpCost:
-    """Contracted pairwise from the left, as torch does without an optimised path."""
-    equation = node.arg("equation")
-    if not isinstance(equation, str):
-        raise GraphError(f"einsum node {node.name} has no equation.")
-    return _macs(node, einsum_macs(equation, [s.shape for s in node.spec_list("tensors")]))
-
-
-def einsum_macs(equation: str, shapes: list[tuple[int, ...]]) -> int:
-    """Multiply-accumulates of an einsum; 0 with one operand, which only sums or permutes.
-
-    A label that one operand alone has, and nothing later wants, is summed before multiplying.
-    """
-    left_side, arrow, output = equation.replace(" ", "").partition("->")
-    sizes: dict[str, int] = {}
-    terms = left_side.split(",")
-    named = [_labels(t, shape, sizes) for t, shape in zip(terms, shapes, strict=True)]
-    hidden = {label for label in sizes if label.isdigit()}
-    wanted = set(output) - {"."} if arrow else {x for x in sizes if left_side.count(x) == 1}
-    if not arrow or "..." in output:
-        wanted |= hidden
-    macs, left = 0, named[0]
-    for index, right in enumerate(named[1:], start=1):
-        later = wanted.union(*named[index + 1 :])
-        macs += prod(sizes[x] for x in left | right if x in later or x in left & right)
-        left = (left | right) & later
-    return macs
-
-
-def _labels(term: str, shape: tuple[int, ...], sizes: dict[str, int]) -> set[str]:
-    """The labels of one operand; dimensions under the ellipsis are named by digits."""
-    before, dots, after = term.partition("...")
-    hidden = len(shape) - len(before) - len(after) if dots else 0
-    labels = [*before, *(str(i) for i in reversed(range(hidden))), *after]
-    for label, size in zip(labels, shape, strict=True):
-        sizes[label] = max(size, sizes.get(label, 1))
-    return set(labels)
+    found = contraction_of(node)
+    macs = sum(product.macs for product in found.products)
+    return _macs(node, macs) + OpCost(vector_ops=found.vector_ops)
 
 
 @rule("convolution")
@@ -270,32 +238,9 @@ def causal_pairs(length: int, keys: int) -> int:
     return keys * keys + 2 * (length - keys) * keys
 
 
-@rule("lstm", "gru", "rnn")
+@rule("lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell")
 def _recurrent(node: Node) -> OpCost:
-    """Each weight matrix multiplies every time step of every sequence once."""
-    x = node.spec("input") if node.has("input") else node.spec("data")
-    steps = x.numel // x.shape[-1]
-    weights = [w for w in node.spec_list("params") if len(w.shape) == 2]
-    gates = sum(w.shape[0] for w in hidden_weights(node))
-    cell = OpCost(vector_ops=6 * steps * gates, special_ops=2 * steps * gates)
-    return _macs(node, steps * sum(w.numel for w in weights)) + cell
-
-
-def hidden_weights(node: Node) -> tuple[TensorSpec, ...]:
-    """The hidden-to-hidden matrix of every layer and direction: (gates x hidden, state).
-
-    Each follows its input-to-hidden matrix; with `proj_size` a narrower projection follows both.
-    A cell, which runs one step, has one.
-    """
-    if node.op.endswith("_cell"):
-        return (node.spec("w_hh"),)
-    matrices = [w for w in node.spec_list("params") if len(w.shape) == 2]
-    return tuple(w for w in matrices if w.shape[0] == matrices[0].shape[0])[1::2]
-
-
-@rule("lstm_cell", "gru_cell", "rnn_cell")
-def _cell(node: Node) -> OpCost:
-    rows, w_hh = node.spec("input").shape[0], node.spec("w_hh")
-    gates = rows * w_hh.shape[0]
-    cell = OpCost(vector_ops=6 * gates, special_ops=2 * gates)
-    return _macs(node, rows * (node.spec("w_ih").numel + w_hh.numel)) + cell
+    of = recurrence_of(node)
+    activations = of.rows * sum(node.specs[ref].shape[0] for ref in of.hidden)
+    cell = OpCost(vector_ops=6 * activations, special_ops=2 * activations)
+    return _macs(node, sum(product.macs for product in recurrent_products(node))) + cell

@@ -128,6 +128,7 @@ def _main(output: object) -> Tensor:
 def causal_form(
     model: "PreTrainedModel", source: Source, request: Request
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    _require_positions(model, request)
     batch, seq = request.batch or 1, request.seq or source.default_seq()
     past: int | None = None
     tokens = seq
@@ -148,6 +149,7 @@ def _encoder(
     model: "PreTrainedModel", source: Source, request: Request
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
     request.require_phase(Phase.FORWARD, Phase.TRAIN)
+    _require_positions(model, request)
     ids = _ids(model, request.batch or 1, _encoder_seq(source, request))
     return Tokens(model), (ids, torch.ones_like(ids))
 
@@ -156,6 +158,7 @@ def _seq2seq(
     model: "PreTrainedModel", source: Source, request: Request
 ) -> tuple[nn.Module, tuple[Tensor, ...]]:
     request.require_phase(Phase.FORWARD, Phase.TRAIN)
+    _require_positions(model, request)
     seq = _encoder_seq(source, request)
     ids, targets = (_ids(model, request.batch or 1, seq) for _ in range(2))
     return Translate(model), (ids, torch.ones_like(ids), targets)
@@ -176,6 +179,16 @@ def _image(
     channels = getattr(model.config, "num_channels", 3)
     pixels = torch.randn(request.batch or 1, channels, height, width, dtype=model.dtype)
     return Image(model), (pixels,)
+
+
+def _require_positions(model: nn.Module, request: Request) -> None:
+    """Raises TargetError for more tokens than a table of learned positions has rows for; on meta
+    nothing would. In RoBERTa's family the rows up to that of padding are no positions.
+    """
+    for name, table in model.named_modules():
+        if isinstance(table, nn.Embedding) and name.rpartition(".")[2] == "position_embeddings":
+            unused = 0 if table.padding_idx is None else table.padding_idx + 1
+            request.require_length(table.num_embeddings - unused)
 
 
 def _encoder_seq(source: Source, request: Request) -> int:

@@ -4,7 +4,7 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +15,7 @@ from ridgeline.errors import RidgelineError, TargetError
 from ridgeline.frontends.request import LoadedModel, Request, cast, set_mode
 from ridgeline.graph import Phase
 
-_SHAPE = "return module, (module, inputs) or (module, inputs, kwargs)"
+_SHAPE = "return module, (module, inputs), (module, inputs by name) or (module, inputs, kwargs)"
 
 
 def is_pyfile(target: str) -> bool:
@@ -144,20 +144,31 @@ def _unpack(made: object, target: str) -> tuple[nn.Module, tuple[object, ...], d
     if not 1 <= len(parts) <= 3 or not isinstance(parts[0], nn.Module):
         what = ", ".join(type(p).__name__ for p in parts[:4])
         raise TargetError(f"{target} returned ({what}); it must {_SHAPE}.")
-    module = parts[0]
-    inputs = parts[1] if len(parts) > 1 else ()
-    kwargs = parts[2] if len(parts) > 2 else {}
-    if isinstance(inputs, Tensor):
-        inputs = (inputs,)
-    if not isinstance(inputs, tuple | list) or not isinstance(kwargs, dict):
+    module, *given = parts
+    inputs, kwargs = _inputs_of(given)
+    if not isinstance(inputs, tuple | list) or not isinstance(kwargs, Mapping):
         raise TargetError(
             f"{target} returned inputs of type {type(inputs).__name__} and kwargs of type "
-            f"{type(kwargs).__name__}; they must be a tuple of tensors and a dict: "
-            "return module, (), {'name': tensor} for inputs by name alone."
+            f"{type(kwargs).__name__}; they must be a tuple of tensors and a dict of tensors by "
+            "name, either alone or one after the other."
         )
     if not inputs and not kwargs and _needs_inputs(module):
         raise TargetError(f"{target} returned no inputs for {type(module).__name__}; {_SHAPE}.")
-    return module, tuple(inputs), kwargs
+    return module, tuple(inputs), dict(kwargs)
+
+
+def _inputs_of(given: list[object]) -> tuple[object, object]:
+    """(inputs, kwargs) of what stands behind the module: either, both or neither."""
+    inputs: object = ()
+    kwargs: object = {}
+    match given:
+        case [Mapping() as kwargs]:
+            pass
+        case [inputs]:
+            pass
+        case [inputs, kwargs]:
+            pass
+    return ((inputs,) if isinstance(inputs, Tensor) else inputs), kwargs
 
 
 def _needs_inputs(module: nn.Module) -> bool:

@@ -25,7 +25,8 @@ _KINDS = {
     ExportInputKind.USER_INPUT: InputKind.INPUT,
 }
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_TORCH = f"{torch.__path__[0]}/"
+# Files whose lines the user did not write: torch's own, and the code FX makes of a graph.
+_NOT_WRITTEN = (f"{torch.__path__[0]}/", "<eval_with_key>")
 _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)
 # Sizes computed at run time (`x.shape[0] * 2` under dynamic shapes) are arithmetic on ints, not
 # tensor work.
@@ -222,12 +223,12 @@ def repeat_of(path: str, repeats: Mapping[str, int]) -> int:
 
 
 def _source_line(node: fx.Node) -> str:
-    """ "file.py:57" of the user's line that made the node, torch's own lines aside, or ""."""
+    """ "file.py:57" of the user's line that made the node, torch's lines aside, or ""."""
     trace = node.meta.get("stack_trace")
     if not isinstance(trace, str):
         return ""
     frames = _FRAME.findall(trace)
-    own = [f for f in frames if not f[0].startswith(_TORCH)] or frames
+    own = [f for f in frames if not f[0].startswith(_NOT_WRITTEN)] or frames
     return f"{own[-1][0].rsplit('/', 1)[-1]}:{own[-1][1]}" if own else ""
 
 

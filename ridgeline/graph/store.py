@@ -5,6 +5,7 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ import torch
 from ridgeline.errors import GraphError
 from ridgeline.graph.graph import Graph, Phase
 
+# Our own operators -> the module that registers them; torch cannot read a call of one it has never
+# heard of. As data, for the zoo stands above the graph.
+OPERATORS = {"ridgeline.grouped_mm": "ridgeline.zoo.experts"}
 _HEADER = "ridgeline.json"
 _FORMAT = 1
 # JSON in a real archive is a few MB even for large graphs; more is an attack or a mistake.
@@ -86,6 +90,7 @@ def load(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Graph:
         raise GraphError(f"no file {file}; give the path of a .pt2 written by torch.export.save.")
     if not allow_pickle:
         _refuse_code(file)
+    register_operators()
     extra = {_HEADER: ""}
     try:
         program = torch.export.load(str(file), extra_files=extra)
@@ -97,6 +102,12 @@ def load(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Graph:
     return Graph(
         name=header.name, program=program, phase=Phase(header.phase), repeats=header.repeats
     )
+
+
+def register_operators() -> None:
+    """Makes the operators of OPERATORS known to torch."""
+    for module in OPERATORS.values():
+        import_module(module)
 
 
 def _read_header(file: Path, text: str | bytes) -> _Header:

@@ -5,10 +5,9 @@ with packed weights), for one library may be half as fast as another on the same
 rate is the median of undisturbed samples.
 """
 
-import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,9 @@ from ridgeline.machines.machine import Cache, Kernel, Machine, Memory, Rate
 from ridgeline.machines.probe import Call, Probe
 from ridgeline.machines.probes import cpu_probes
 from ridgeline.machines.tables import KERNEL_FEATURES, KERNEL_UNITS
+from ridgeline.machines.threads import require_threads, torch_threads
 from ridgeline.machines.timing import Sample, Timing, preferred, summarise, take_samples
-from ridgeline.units import MIB
+from ridgeline.units import MIB, counted
 
 if TYPE_CHECKING:
     import torch
@@ -52,12 +52,11 @@ def calibrate(
     `threads` threads (default: torch's own choice). Takes about `seconds`. `progress` hears what is
     being timed and the share done.
 
-    Raises MachineError for a budget or a thread count below one.
+    Raises MachineError for no budget, and for a number of threads that makes no sense here.
     """
-    if seconds <= 0 or (threads is not None and threads < 1):
-        raise MachineError(
-            f"cannot calibrate in {seconds} s with {threads} threads; both must be above zero."
-        )
+    if seconds <= 0:
+        raise MachineError(f"cannot calibrate in {seconds} s; it must be above zero.")
+    require_threads(threads)
     end_s = time.perf_counter() + seconds
     import torch
 
@@ -66,7 +65,7 @@ def calibrate(
         from ridgeline.machines.gpu import calibrate_gpu
 
         return calibrate_gpu(end_s=end_s, progress=tell)
-    with _num_threads(threads) as num_threads, torch.inference_mode(), preferred() as is_preferred:
+    with torch_threads(threads) as num_threads, torch.inference_mode(), preferred() as is_preferred:
         machine = _calibrate_cpu(num_threads, end_s, tell)
     if is_preferred:
         return machine
@@ -166,18 +165,6 @@ def raised_rate(peak: float, source: str, measured: float, measured_source: str)
     )
 
 
-@contextlib.contextmanager
-def _num_threads(threads: int | None) -> Iterator[int]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield threads or before
-    finally:
-        torch.set_num_threads(before)
-
-
 def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machine:
     import torch
 
@@ -191,7 +178,7 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
     num_cores = min(num_threads, cpu.num_cores)
     return Machine(
         id="this",
-        name=f"{cpu.model} ({num_threads} threads)",
+        name=f"{cpu.model} ({counted(num_threads, 'thread')})",
         vendor=cpu.vendor,
         arch=f"{cpu.model}, family {cpu.family}" if cpu.family else cpu.model,
         kind="cpu",
@@ -211,7 +198,7 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
         source="ridgeline machines calibrate",
         notes="; ".join(
             [
-                f"{num_threads} threads on {cpu.num_cores} cores",
+                f"{counted(num_threads, 'thread')} on {counted(cpu.num_cores, 'core')}",
                 f"torch {torch.__version__}",
                 f"{sum(t.num_clean for t in timings.values())} of"
                 f" {sum(t.num_samples for t in timings.values())} samples clean",

@@ -118,6 +118,11 @@ def _allowed_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+def num_logical_cores() -> int:
+    """Cores that this process may use, each hardware thread counted."""
+    return len(_allowed_cpus())
+
+
 def _num_cores() -> int:
     siblings = {_read(f"cpu{n}/topology/thread_siblings_list") or str(n) for n in _allowed_cpus()}
     return len(siblings)

@@ -124,17 +124,6 @@ def empty_call_s(clock: Clock) -> float:
 
 
 @contextlib.contextmanager
-def num_threads(threads: int | None) -> Iterator[int]:
-    """Within the block torch computes with so many threads (None: as many as before)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield threads or before
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
 def no_collection() -> Iterator[None]:
     """Within the block Python collects no garbage, which would fall on whatever op is running."""
     was_enabled = gc.isenabled()

@@ -14,7 +14,7 @@ from ridgeline.machines import Machine
 from ridgeline.machines.tables import Route
 from ridgeline.profile.measure import Run
 from ridgeline.profile.nodes import NodeProfile
-from ridgeline.units import format_bytes, format_percent, format_rate, format_time
+from ridgeline.units import counted, format_bytes, format_percent, format_rate, format_time
 
 MATRIX = tuple(
     c.value for c in (Category.MATMUL, Category.CONVOLUTION, Category.ATTENTION, Category.RECURRENT)
@@ -192,7 +192,7 @@ def _reach(members: Sequence[_Cut]) -> str:
     if not roof_s or not amount or not work_s:
         return "a rate for which the machine has no ceiling"
     rates = f"{format_rate(amount / work_s, unit)} of {format_rate(amount / roof_s, unit)}"
-    count = f"{len(members)} node{'s' if len(members) > 1 else ''}"
+    count = counted(len(members), "node")
     return f"{format_percent(roof_s / work_s)} of what this machine reaches ({rates}; {count})"
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from ridgeline.graph import Graph
+from ridgeline.machines.threads import torch_threads
 from ridgeline.machines.timing import FEWEST_CLEAN, Sample, preferred
 from ridgeline.profile.clock import (
     Clock,
@@ -20,7 +21,6 @@ from ridgeline.profile.clock import (
     no_collection,
     nothing,
     num_interruptions,
-    num_threads,
     summarise,
 )
 from ridgeline.profile.interpret import Interpreter, StepKind
@@ -134,17 +134,15 @@ def measure(
 
     threads: of torch on the CPU, restored afterwards. repeats: of both; by default as many as take
     ten seconds, 5 to 50. The graph's own state is left as it was. Raises GraphError for a graph
-    that cannot run.
+    that cannot run, MachineError for a number of threads that makes no sense here.
     """
     if repeats is not None and repeats < 1:
         raise ValueError(f"repeats is {repeats}; it must be at least 1")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}; it must be at least 1")
     tell = progress or (lambda what, share: None)
     interpreter = Interpreter(graph, inputs)
     device = _device(interpreter)
     with (
-        num_threads(threads) as used,
+        torch_threads(threads) as used,
         no_collection(),
         torch.inference_mode(),
         preferred() as is_preferred,

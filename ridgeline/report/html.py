@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 from ridgeline.cost import Estimate, NodeEstimate
 from ridgeline.cost.advice import main_dtype
-from ridgeline.machines import Ceiling
 from ridgeline.report.definitions import DEFINITIONS
 from ridgeline.report.markup import Html, element, elided, join
 from ridgeline.report.page import Cell, Group, Page, Section, definitions, facts, render, table
 from ridgeline.report.plots import Bar, Sample, bars, step_curve
 from ridgeline.report.reading import Reading, by_module, by_op, module_path
-from ridgeline.report.roofline import Dot, Roof, rate_label, roofline
+from ridgeline.report.roofline import Dot, Roof, roofline, roofs_of
 from ridgeline.report.table import column_title, first_of_each_phase, totals_of
 from ridgeline.report.treemap import Tile, treemap
 from ridgeline.report.verdict import CEILINGS, advice_line, clause, low_confidence, misfit, verdict
@@ -134,7 +133,7 @@ def roofline_section(key: str, reading: Reading, most: int) -> Section:
     """The `most` longest nodes below their roofs."""
     run = reading.estimate
     dots = _dots(run, most)
-    body = roofline(roofs_of(run), dots) if dots else element("p", "No node does arithmetic.")
+    body = roofline(_roofs(run), dots) if dots else element("p", "No node does arithmetic.")
     covered = sum(d.share for d in dots)
     return Section(
         id=f"{key}-roofline",
@@ -146,15 +145,10 @@ def roofline_section(key: str, reading: Reading, most: int) -> Section:
     )
 
 
-def roofs_of(run: Estimate) -> list[Roof]:
+def _roofs(run: Estimate) -> list[Roof]:
     """Both ceilings of the main dtype, and the vector unit's achievable one."""
     machine, dtype = run.machine, main_dtype(run)
-    roofs = []
-    for ceiling, style in ((Ceiling.DATASHEET, "dashed"), (Ceiling.ACHIEVABLE, "")):
-        flops = machine.matrix_flops_per_s(dtype, ceiling)
-        nbytes = machine.bandwidth_bytes_per_s(ceiling)
-        label = f"{ceiling.value} {dtype}: {rate_label(flops, nbytes)}"
-        roofs.append(Roof(label=label, flops_per_s=flops, bytes_per_s=nbytes, style=style))
+    roofs = roofs_of(machine, dtype)
     vector = machine.vector_flops_per_s(dtype, run.ceiling)
     if abs(vector / roofs[1].flops_per_s - 1) > 0.02:
         nbytes = machine.bandwidth_bytes_per_s(run.ceiling)

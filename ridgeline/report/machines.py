@@ -28,7 +28,7 @@ def print_machines(console: Console, found: Sequence[Machine]) -> None:
     ]
     rates = [f"{dtype} FLOP/s" for dtype in _LISTED]
     headers = ["id", "name", "kind", *rates, "bandwidth", "memory", "confidence"]
-    grid(console, headers, rows, left=3, styles=[""] * len(rows))
+    grid(console, headers, rows, left=3, text=[len(headers) - 1])
     console.print()
     line(
         console,

@@ -14,7 +14,7 @@ from ridgeline.report.profile_words import (
     totals_of,
     verdict,
 )
-from ridgeline.report.roofline import Dot, Roof, rate_label, roofline
+from ridgeline.report.roofline import Dot, roofline, roofs_of
 from ridgeline.report.verdict import advice_line
 from ridgeline.units import (
     format_bytes,
@@ -156,13 +156,7 @@ def _advice(profile: Profile) -> Section:
 
 
 def _roofline(profile: Profile) -> Section:
-    machine, dtype = profile.machine, main_dtype(profile.estimate)
-    roofs = []
-    for ceiling, style in ((Ceiling.DATASHEET, "dashed"), (Ceiling.ACHIEVABLE, "")):
-        flops = machine.matrix_flops_per_s(dtype, ceiling)
-        nbytes = machine.bandwidth_bytes_per_s(ceiling)
-        label = f"{ceiling.value} {dtype}: {rate_label(flops, nbytes)}"
-        roofs.append(Roof(label=label, flops_per_s=flops, bytes_per_s=nbytes, style=style))
+    roofs = roofs_of(profile.machine, main_dtype(profile.estimate))
     nodes = [n for n in profile.nodes if n.flops and n.moved_bytes and n.measured_s]
     nodes.sort(key=lambda n: -n.measured_s)
     dots = [

@@ -3,7 +3,14 @@
 from ridgeline.cost.advice import main_dtype
 from ridgeline.machines import Ceiling
 from ridgeline.profile import Gap, GapKind, Profile
-from ridgeline.units import format_bytes, format_count, format_percent, format_rate, format_time
+from ridgeline.units import (
+    counted,
+    format_bytes,
+    format_count,
+    format_percent,
+    format_rate,
+    format_time,
+)
 
 COMPLETE = 0.1
 """Node times add up to the whole within this, or the report says what is missing."""
@@ -42,7 +49,7 @@ def totals_of(profile: Profile) -> dict[str, str]:
     run, predicted = profile.run, profile.estimate.totals
     dtype = main_dtype(profile.estimate)
     rate = predicted.flops / profile.measured_s
-    where = f"{run.device}, {run.num_threads} thread{'s' if run.num_threads > 1 else ''}"
+    where = f"{run.device}, {counted(run.num_threads, 'thread')}"
     measured = max((p.measured_bytes for p in profile.memory), default=0)
     totals = {
         "machine": f"{profile.machine.name}; ran on {where}",
@@ -102,8 +109,8 @@ def notes(profile: Profile) -> list[str]:
     found = [missing(profile)]
     if machine.num_units and machine.id == "this" and machine.num_units != run.num_threads:
         found.append(
-            f"The machine was calibrated with {machine.num_units} threads; this ran with "
-            f"{run.num_threads}, so percentages are of more than it may use."
+            f"The machine was calibrated with {counted(machine.num_units, 'thread')}; this ran "
+            f"with {run.num_threads}, so percentages are of more than it may use."
         )
     if machine.is_low_confidence:
         found.append(f"Low confidence: the figures of {machine.name} are {machine.confidence}.")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ridgeline.machines import Ceiling, Machine
 from ridgeline.report.markup import Html, element, join
 from ridgeline.report.plots import Frame, Scale, both, key, line, svg, text
 from ridgeline.units import format_count, significant
@@ -29,6 +30,17 @@ class Roof:
     flops_per_s: float
     bytes_per_s: float
     style: str = ""
+
+
+def roofs_of(machine: Machine, dtype: str) -> list[Roof]:
+    """Both ceilings of matrix work in that dtype: the datasheet's, then the achievable one."""
+    roofs = []
+    for ceiling, style in ((Ceiling.DATASHEET, "dashed"), (Ceiling.ACHIEVABLE, "")):
+        flops = machine.matrix_flops_per_s(dtype, ceiling)
+        nbytes = machine.bandwidth_bytes_per_s(ceiling)
+        label = f"{ceiling.value} {dtype}: {rate_label(flops, nbytes)}"
+        roofs.append(Roof(label=label, flops_per_s=flops, bytes_per_s=nbytes, style=style))
+    return roofs
 
 
 def roofline(roofs: Sequence[Roof], dots: Sequence[Dot]) -> Html:

@@ -1,6 +1,7 @@
 """The terminal report: rich where there is a terminal, plain columns where there is none."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
@@ -22,7 +23,8 @@ from ridgeline.report.verdict import (
 )
 from ridgeline.units import format_bytes, format_count, format_percent, format_time, significant
 
-_PLAIN_WIDTH = 200
+_PLAIN_WIDTH, _LEAST_WIDTH = 200, 40
+_LEAST_TEXT = 10  # narrower than this, folded text is no longer read
 _MOST_COLUMNS = 3
 _STYLES = {
     Bound.COMPUTE.value: "blue",
@@ -33,18 +35,26 @@ _STYLES = {
 
 
 def console_on(stream: TextIO) -> Console:
-    """A console on `stream`; wide and without colour where it is no terminal."""
+    """A console on `stream`; where it is no terminal, without colour and as wide as COLUMNS says,
+    else wide.
+    """
     if stream.isatty():
         return Console(file=stream, highlight=False, markup=False, emoji=False)
     return Console(
         file=stream,
-        width=_PLAIN_WIDTH,
+        width=_asked_width() or _PLAIN_WIDTH,
         highlight=False,
         markup=False,
         emoji=False,
         no_color=True,
         force_terminal=False,
     )
+
+
+def _asked_width() -> int | None:
+    """COLUMNS where it is set to a number, but never less than a report can be read in."""
+    columns = os.environ.get("COLUMNS", "")
+    return max(_LEAST_WIDTH, int(columns)) if columns.isdecimal() else None
 
 
 def grid(
@@ -56,18 +66,19 @@ def grid(
     styles: Sequence[str] = (),
     text: Sequence[int] = (),
 ) -> None:
-    """Prints a table: the first `left` columns, those in `text` and one with `styles` as text,
-    numbers to the right.
+    """Prints a table: the first `left` columns and those in `text` as text that may be folded,
+    numbers to the right. Columns for which there is no room are named below it.
 
-    styles: one style per row, for its last column.
+    styles: one style per row, for its last column, which stands to the left and is never folded.
     """
+    texts = {*range(left), *text}
+    count = _fitting(console, headers, rows, texts)
     table = Table(box=SIMPLE_HEAD if console.is_terminal else None, pad_edge=False, show_edge=False)
-    for index, header in enumerate(headers):
-        is_styled = bool(styles) and index == len(headers) - 1
-        is_text = index < left or index in text or is_styled
+    for index, header in enumerate(headers[:count]):
+        is_text, is_styled = index in texts, bool(styles) and index == len(headers) - 1
         table.add_column(
             header,
-            justify="left" if is_text else "right",
+            justify="left" if is_text or is_styled else "right",
             overflow="fold" if is_text else "ellipsis",
             no_wrap=not is_text,
             header_style="bold",
@@ -76,13 +87,29 @@ def grid(
         cells = [Text(cell) for cell in row]
         if styles and console.is_terminal:
             cells[-1].stylize(styles[number])
-        table.add_row(*cells)
+        table.add_row(*cells[:count])
     console.print(table)
+    if hidden := headers[count:]:
+        line(console, f"No room in {console.width} columns for: {', '.join(hidden)}.", "dim")
+
+
+def _fitting(
+    console: Console, headers: Sequence[str], rows: Sequence[Sequence[str]], texts: Collection[int]
+) -> int:
+    """How many columns, from the left and two at least, have room; text may be folded."""
+    gap = 3 if console.is_terminal else 2
+    room, count = console.width + gap, 0
+    for index, column in enumerate(zip(headers, *rows, strict=True)):
+        width = max(map(len, column))
+        room -= gap + (min(width, _LEAST_TEXT) if index in texts else width)
+        count += room >= 0
+    return max(2, count)
 
 
 def line(console: Console, text: str, style: str = "") -> None:
-    """Prints one line of text; never broken where there is no terminal."""
-    console.print(Text(text, style=style), soft_wrap=not console.is_terminal)
+    """Prints one line of text; never broken where there is no terminal nor COLUMNS."""
+    is_whole = not console.is_terminal and _asked_width() is None
+    console.print(Text(text, style=style), soft_wrap=is_whole)
 
 
 def print_readings(

@@ -112,9 +112,9 @@ def advice_line(advice: Advice, run: Estimate) -> str:
         elif devices_needed(run) > 1:
             count = devices_for(advice.peak_memory_bytes, run.machine)
             memory += ", then fits" if count == 1 else f", then needs {count} devices"
-    gain = f"{at_most}{advice.speedup:.2f}x"
+    gain = f"{at_most}{significant(advice.speedup)}x"
     if advice.speedup < 1:
-        gain = f"takes {1 / advice.speedup:.2f}x the time"
+        gain = f"takes {significant(1 / advice.speedup)}x the time"
     if advice.action == "batch":
         gain += " the throughput"
     return f"{advice.text}: {gain} ({format_time(advice.time_s)} a run{memory})"

@@ -1,19 +1,15 @@
 """The waterfall of `optimize`: from eager to the bound, measured beside predicted."""
 
-from collections.abc import Sequence
 from typing import TextIO
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ridgeline.backends.measure import ENOUGH_CLEAN
-from ridgeline.backends.result import Candidate, Optimized, Step
+from ridgeline.backends.result import Optimized, Step
+from ridgeline.report.table import console_on, grid, line
 from ridgeline.units import format_percent, format_time, significant
 
 _BAR_WIDTH = 28
-_PLAIN_WIDTH = 160
 _NONE = "–"
 NOISE = (
     "Other programs use this machine: some candidates have hardly a clean sample, so their times "
@@ -25,23 +21,17 @@ def print_waterfall(stream: TextIO, optimized: Optimized) -> None:
     """Prints the verdict, the waterfall and the candidates; bars and columns without colour where
     `stream` is no terminal.
     """
-    is_terminal = stream.isatty()
-    console = Console(
-        file=stream,
-        width=None if is_terminal else _PLAIN_WIDTH,
-        no_color=not is_terminal,
-        highlight=False,
-        markup=False,
-        emoji=False,
-    )
-    console.print(Text(verdict(optimized), style="bold"))
-    console.print(_steps_table(optimized, "█" if is_terminal else "#"))
-    console.print(_candidates_table([optimized.baseline, *optimized.candidates], optimized.best))
+    console = console_on(stream)
+    line(console, verdict(optimized), "bold")
+    console.print()
+    _steps(console, optimized)
+    console.print()
+    _candidates(console, optimized)
     for candidate in (optimized.baseline, *optimized.candidates):
         if candidate.skipped:
-            console.print(f"  {candidate.backend} {candidate.dtype} skipped: {candidate.skipped}")
+            line(console, f"  {candidate.backend} {candidate.dtype} skipped: {candidate.skipped}")
     if is_noisy(optimized):
-        console.print(f"  {NOISE}")
+        line(console, f"  {NOISE}")
 
 
 def is_noisy(optimized: Optimized) -> bool:
@@ -58,7 +48,7 @@ def verdict(optimized: Optimized) -> str:
     head = f"{optimized.graph.name} runs in {_time(best.time_s)} with {best.backend} {best.dtype}"
     gains = []
     if optimized.speedup is not None:
-        gains.append(f"{significant(optimized.speedup)}x eager")
+        gains.append(_against_eager(optimized.speedup))
     if optimized.roofline_s is not None and best.time_s:
         share = format_percent(optimized.roofline_s / best.time_s)
         gains.append(f"{share} of the achievable roofline")
@@ -69,49 +59,50 @@ def verdict(optimized: Optimized) -> str:
     return f"{head}."
 
 
-def _steps_table(optimized: Optimized, block: str) -> Table:
+def _against_eager(speedup: float) -> str:
+    if speedup < 1:
+        return f"{significant(1 / speedup)} times slower than eager"
+    return f"{significant(speedup)}x eager"
+
+
+def _steps(console: Console, optimized: Optimized) -> None:
     eager = optimized.baseline.time_s
     longest = max((s for step in optimized.waterfall for s in _times(step)), default=0.0)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("step")
-    for name in ("measured", "predicted", "vs eager"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
+    rows = []
     for step in optimized.waterfall:
         time_s = step.measured_s if step.measured_s is not None else step.predicted_s
-        table.add_row(
-            step.step,
-            _time(step.measured_s),
-            _time(step.predicted_s),
-            f"{significant(eager / time_s)}×" if eager and time_s else _NONE,
-            _bar(step, longest, block),
+        rows.append(
+            [
+                step.step,
+                _time(step.measured_s),
+                _time(step.predicted_s),
+                f"{significant(eager / time_s)}×" if eager and time_s else _NONE,
+                _bar(step, longest, "█" if console.is_terminal else "#"),
+            ]
         )
-    return table
+    headers = ["step", "measured", "predicted", "vs eager", "of the longest"]
+    grid(console, headers, rows, styles=["green"] * len(rows))
 
 
 def _times(step: Step) -> tuple[float, ...]:
     return tuple(t for t in (step.measured_s, step.predicted_s) if t is not None)
 
 
-def _bar(step: Step, longest: float, block: str) -> Text:
+def _bar(step: Step, longest: float, block: str) -> str:
     """Measured as blocks; where the prediction is larger, dots up to it."""
-    if longest <= 0:
-        return Text("")
     measured, predicted = (
-        round(_BAR_WIDTH * (t or 0.0) / longest) for t in (step.measured_s, step.predicted_s)
+        round(_BAR_WIDTH * (t or 0.0) / longest) if longest > 0 else 0
+        for t in (step.measured_s, step.predicted_s)
     )
-    bar = Text(block * max(measured, 1 if step.measured_s else 0), style="green")
-    return bar.append("·" * max(0, predicted - measured), style="dim")
+    blocks = block * max(measured, 1 if step.measured_s else 0)
+    return blocks + "·" * max(0, predicted - measured)
 
 
-def _candidates_table(candidates: Sequence[Candidate], best: Candidate) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("candidate")
-    for name in ("median", "spread", "clean samples", "max error", "cosine", "same top-1"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("")
-    for candidate in candidates:
-        table.add_row(
+def _candidates(console: Console, optimized: Optimized) -> None:
+    headers = ["candidate", "median", "spread", "clean samples", "max error", "cosine"]
+    headers += ["same top-1", "outcome"]
+    rows = [
+        [
             f"{candidate.backend} {candidate.dtype}",
             _time(candidate.time_s),
             _time(candidate.spread_s),
@@ -119,9 +110,11 @@ def _candidates_table(candidates: Sequence[Candidate], best: Candidate) -> Table
             _NONE if candidate.max_error is None else f"{candidate.max_error:.1e}",
             _NONE if candidate.cosine is None else f"{candidate.cosine:.6f}",
             _NONE if candidate.top1 is None else format_percent(candidate.top1),
-            "chosen" if candidate is best else "skipped" if candidate.skipped else "",
-        )
-    return table
+            "chosen" if candidate is optimized.best else "skipped" if candidate.skipped else "",
+        ]
+        for candidate in (optimized.baseline, *optimized.candidates)
+    ]
+    grid(console, headers, rows, text=[len(headers) - 1])
 
 
 def _time(time_s: float | None) -> str:

@@ -225,14 +225,11 @@ LLAMA_2_7B = DecoderConfig(
     head_dim=128,
 )
 
-LLAMA_31_8B = DecoderConfig(
+LLAMA_31_8B = replace(
+    LLAMA_2_7B,
     vocab_size=128_256,
-    hidden_size=4096,
     intermediate_size=14_336,
-    num_layers=32,
-    num_heads=32,
     num_kv_heads=8,
-    head_dim=128,
     rope_theta=500_000.0,
     rope_scaling=RopeScaling(
         factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_length=8192
@@ -268,14 +265,10 @@ LLAMA_TINY = DecoderConfig(
     head_dim=32,
 )
 
-MIXTRAL_8X7B = DecoderConfig(
-    vocab_size=32_000,
-    hidden_size=4096,
+MIXTRAL_8X7B = replace(
+    LLAMA_2_7B,
     intermediate_size=14_336,
-    num_layers=32,
-    num_heads=32,
     num_kv_heads=8,
-    head_dim=128,
     rope_theta=1_000_000.0,
     num_experts=8,
     experts_per_token=2,

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
-from small_models import MODELS
+from results import chosen
 from torch import Tensor
 
 from ridgeline.backends import artifact
@@ -21,30 +21,8 @@ from ridgeline.backends.aoti import PACKAGE, Aoti
 from ridgeline.backends.artifact import load, save
 from ridgeline.backends.eager import Eager
 from ridgeline.backends.reference import Reference
-from ridgeline.backends.result import Candidate, Optimized
 from ridgeline.backends.seal import key_path
 from ridgeline.errors import BackendError, GraphError
-from ridgeline.frontends.torch_export import capture
-from ridgeline.passes.manager import run_passes
-
-
-def chosen(name: str, backend: str = "eager", package: bytes | None = None) -> Optimized:
-    """A result as `optimize` would give it, without the measuring."""
-    model, inputs = MODELS[name]()
-    steps = run_passes(capture(model, inputs))
-    best = Candidate(backend=backend, dtype="fp32", time_s=1.0)
-    return Optimized(
-        graph=steps[-1].graph,
-        passes=steps,
-        candidates=(best,),
-        baseline=best,
-        best=best,
-        waterfall=(),
-        roofline_s=None,
-        threads=1,
-        machine="this",
-        package=package,
-    )
 
 
 @pytest.fixture

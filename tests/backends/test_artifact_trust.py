@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import MODELS
+from results import chosen
 from torch import Tensor
 
 from ridgeline.backends import artifact
@@ -18,12 +18,9 @@ from ridgeline.backends.aoti import Aoti
 from ridgeline.backends.artifact import Loaded, load, save
 from ridgeline.backends.backend import Runnable
 from ridgeline.backends.reference import Reference
-from ridgeline.backends.result import Candidate, Optimized
 from ridgeline.backends.seal import is_own, key_path, seal_of
 from ridgeline.errors import BackendError
-from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph
-from ridgeline.passes.manager import run_passes
 
 Change = Callable[[dict[str, bytes]], None]
 
@@ -51,23 +48,8 @@ def saved(tmp_path: Path) -> Path:
     package = tmp_path / "package.zip"
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr("data/model.so", b"native code")
-    model, inputs = MODELS["lstm"]()
-    steps = run_passes(capture(model, inputs))
-    best = Candidate(backend="aoti", dtype="fp32", time_s=1.0)
     path = tmp_path / "model.ridge"
-    result = Optimized(
-        graph=steps[-1].graph,
-        passes=steps,
-        candidates=(best,),
-        baseline=best,
-        best=best,
-        waterfall=(),
-        roofline_s=None,
-        threads=1,
-        machine="this",
-        package=package.read_bytes(),
-    )
-    save(result, path)
+    save(chosen("lstm", "aoti", package.read_bytes()), path)
     return path
 
 

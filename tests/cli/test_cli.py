@@ -11,7 +11,9 @@ import pytest
 
 from ridgeline.cli.main import run
 from ridgeline.cli.readings import FALLBACK_MACHINE
+from ridgeline.errors import MachineError
 from ridgeline.machines import load, save_this
+from ridgeline.machines.threads import require_threads
 
 SMALL = "zoo:deepadipose"
 MODEL = """
@@ -109,6 +111,12 @@ def test_machines_and_targets_multiply(capsys: Captured) -> None:
     found = json.loads(capsys.readouterr().out)
     pairs = [(r["target"], r["machine"]) for r in (found, *found["others"])]
     assert pairs == [(t, m) for t in (SMALL, "zoo:crnn") for m in ("h100-sxm", "l4")]
+
+
+def test_a_machine_named_twice_stands_there_once(capsys: Captured) -> None:
+    assert run(["inspect", SMALL, "--machine", "L4,h100,h100-sxm,L4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [r["machine"] for r in (found, *found["others"])] == ["l4", "h100-sxm"]
 
 
 def test_options_change_what_they_say(capsys: Captured) -> None:
@@ -314,12 +322,18 @@ def test_a_reader_who_leaves_is_no_error() -> None:
 def ridgeline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """The command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "ridgeline.cli.main", *arguments],
+        [sys.executable, "-m", "ridgeline", *arguments],
         capture_output=True,
         env={**os.environ, **environment},
         timeout=120,
         check=False,
     )
+
+
+def test_the_package_is_the_command() -> None:
+    done = ridgeline("--version")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"ridgeline ")
 
 
 def test_a_terminal_of_plain_characters_gets_plain_characters() -> None:
@@ -330,7 +344,7 @@ def test_a_terminal_of_plain_characters_gets_plain_characters() -> None:
 
 
 def test_a_closed_or_full_output_is_no_fault() -> None:
-    command = f"{sys.executable} -m ridgeline.cli.main machines show h100"
+    command = f"{sys.executable} -m ridgeline machines show h100"
     closed = subprocess.run(f"{command} >&-", shell=True, capture_output=True, check=False)
     assert (closed.returncode, closed.stderr) == (0, b"")
     full = subprocess.run(f"{command} >/dev/full", shell=True, capture_output=True, check=False)
@@ -360,8 +374,28 @@ def test_sizes_that_nothing_would_heed_are_refused(capsys: Captured) -> None:
 
 
 def test_a_model_that_refuses_its_inputs_speaks_for_itself(capsys: Captured) -> None:
-    message = failure(["inspect", "zoo:bert-base", "--seq", "513", "--machine", "H100"], capsys)
-    assert message == "bert-base refuses these inputs: 513 tokens exceed the 512 positions."
+    for name, limit in (("bert-base", 512), ("gpt2", 1024)):
+        line = ["inspect", f"zoo:{name}", "--seq", str(limit + 1), "--machine", "H100"]
+        says = f"{name} refuses these inputs: {limit + 1} tokens exceed the {limit} positions."
+        assert failure(line, capsys) == says
+
+
+@pytest.mark.parametrize("command", ["profile", "optimize"])
+def test_more_threads_than_make_sense_are_told_before_the_work(
+    command: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ridgeline.machines.threads.num_logical_cores", lambda: 2)
+    message = failure([command, "zoo:nothing", "--machine", "H100", "--threads", "9"], capsys)
+    assert message == (
+        "9 threads are too many: this machine has 2 logical cores; ask for 8 at most."
+    )
+
+
+def test_as_many_threads_as_make_sense_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ridgeline.machines.threads.num_logical_cores", lambda: 1)
+    require_threads(4)
+    with pytest.raises(MachineError, match="this machine has 1 logical core; ask for 4 at most"):
+        require_threads(5)
 
 
 CHATTY = """

@@ -86,15 +86,7 @@ def test_a_model_that_transformers_builds_finds_the_modules_that_were_spared(
 
 
 def test_leaving_at_once_loses_no_output_in_a_pipe() -> None:
-    line = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "ridgeline.cli.main",
-        "inspect",
-        "zoo:deepadipose",
-    ]
+    line = [sys.executable, "-W", "ignore", "-m", "ridgeline", "inspect", "zoo:deepadipose"]
     done = subprocess.run(
         [*line, "--machine", "H100", "--json"], cwd=ROOT, capture_output=True, text=True
     )

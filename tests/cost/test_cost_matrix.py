@@ -98,9 +98,10 @@ EINSUMS = [
     ("...i,ij->...j", [(2, 5, 7), (7, 3)], 210),
     ("ij,jk,kl->il", [(5, 7), (7, 3), (3, 11)], 105 + 5 * 3 * 11),
     ("i,i->", [(7,), (7,)], 7),
-    ("i,j->ij", [(5,), (7,)], 35),
+    ("i,j->ij", [(5,), (7,)], 0),  # nothing is summed: elementwise
+    ("i,j,jk->ik", [(5,), (7,), (7, 3)], 105),  # an outer product, then a matrix product
     ("ij,jk->k", [(5, 7), (7, 3)], 21),  # i is summed first
-    ("ij,ij->ij", [(5, 7), (5, 7)], 35),
+    ("ij,ij->ij", [(5, 7), (5, 7)], 0),
     ("ii->i", [(5, 5)], 0),
     ("ii", [(5, 5)], 0),
     ("ij->ji", [(5, 7)], 0),
@@ -113,6 +114,23 @@ EINSUMS = [
 @pytest.mark.parametrize(("equation", "shapes", "expected"), EINSUMS)
 def test_einsum(equation: str, shapes: list[tuple[int, ...]], expected: int) -> None:
     assert macs(aten.einsum.default, equation, [meta(*s) for s in shapes]) == expected
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes", "expected"),
+    [
+        ("i,j->ij", [(5,), (7,)], 35),
+        ("i,j,jk->ik", [(5,), (7,), (7, 3)], 35),
+        ("ij,jk->k", [(5, 7), (7, 3)], 35),  # i is summed first
+        ("ij->j", [(5, 7)], 35),
+        ("ij,jk->ik", [(5, 7), (7, 3)], 0),
+    ],
+)
+def test_what_an_einsum_does_element_by_element(
+    equation: str, shapes: list[tuple[int, ...]], expected: int
+) -> None:
+    found = cost(aten.einsum.default, equation, [meta(*s) for s in shapes])
+    assert found.vector_ops == expected
 
 
 # q (B=2, H=4, L=6, D=8), k (2, 4, S=10, 8), v (2, 4, 10, E=8): 2 * 4 * 6 * 10 * (8 + 8)

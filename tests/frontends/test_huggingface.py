@@ -280,3 +280,24 @@ def test_image_side_is_fixed_by_the_patches(tmp_path: Path) -> None:
     target = write(tmp_path, "vit", **small("vit"))
     with pytest.raises(TargetError, match="takes images of 32 x 32 pixels"):
         capture_target(Request(target=target, seq=64))
+
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 100}
+TABLES: dict[str, dict[str, object]] = {
+    "gpt2": {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 100},
+    "bert": TINY | {"intermediate_size": 64, "max_position_embeddings": 64},
+    # the rows of padding and before it are no positions
+    "roberta": TINY | {"intermediate_size": 64, "max_position_embeddings": 66, "pad_token_id": 1},
+    "opt": TINY | {"ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 64},
+}
+
+
+@pytest.mark.parametrize("family", TABLES)
+def test_tokens_beyond_the_learned_positions_are_refused(family: str, tmp_path: Path) -> None:
+    target = write(tmp_path / family, family, **TABLES[family])
+    ids, *_ = capture_target(Request(target=target, seq=64)).of_kind(InputKind.INPUT)
+    assert ids.spec.shape == (1, 64)
+    with pytest.raises(
+        TargetError, match=r"--seq 65 needs 65 positions; .* has 64\. Ask for fewer"
+    ):
+        capture_target(Request(target=target, seq=65))

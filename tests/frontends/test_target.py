@@ -22,6 +22,15 @@ def mlp():
 def with_kwargs():
     return nn.Bilinear(4, 4, 2), (torch.ones(2, 4),), {"input2": torch.ones(2, 4)}
 
+def by_name():
+    return nn.Bilinear(4, 4, 2), {"input1": torch.ones(2, 4), "input2": torch.ones(2, 4)}
+
+def listed():
+    return nn.Bilinear(4, 4, 2), [torch.ones(2, 4), torch.ones(2, 4)]
+
+def text():
+    return nn.Linear(4, 3), "ones"
+
 def bare():
     return nn.Linear(4, 3)
 
@@ -107,14 +116,30 @@ def test_factories_give_modules_inputs_and_kwargs(file: Path) -> None:
     assert [n.op for n in capture_target(Request(target=f"{file}:mlp")).nodes] == ["linear"]
     half = capture_target(Request(target=f"{file}:mlp", dtype="bf16"))
     assert {i.spec.dtype for i in half.inputs} == {"bf16"}
-    loaded = load_model(Request(target=f"{file}:with_kwargs"))
+
+
+@pytest.mark.parametrize(
+    ("factory", "count", "names"),
+    [("listed", 2, []), ("with_kwargs", 1, ["input2"]), ("by_name", 0, ["input1", "input2"])],
+)
+def test_factories_give_inputs_in_a_row_by_name_or_both(
+    file: Path, factory: str, count: int, names: list[str]
+) -> None:
+    loaded = load_model(Request(target=f"{file}:{factory}"))
+    assert (len(loaded.inputs), sorted(loaded.kwargs)) == (count, names)
     assert loaded.module(*loaded.inputs, **loaded.kwargs).shape == (2, 2)
+    graph = capture_target(Request(target=f"{file}:{factory}"))
+    assert [node.op for node in graph.nodes] == ["bilinear"]
 
 
 def test_files_that_do_not_give_a_model(file: Path) -> None:
     assert "no file missing.py" in error_of("missing.py:mlp")
     assert f"give {file}:FUNCTION" in error_of(str(file))
-    assert "it defines bare, fails, leaves, mlp, number, with_kwargs" in error_of(f"{file}:mpl")
+    assert (
+        "it defines bare, by_name, fails, leaves, listed, mlp, number, text, with_kwargs"
+        in error_of(f"{file}:mpl")
+    )
+    assert "returned inputs of type str" in error_of(f"{file}:text")
     assert "'SIZE' is not a function" in error_of(f"{file}:SIZE")
     assert "returned (int); it must return module" in error_of(f"{file}:number")
     assert "returned no inputs for Linear" in error_of(f"{file}:bare")

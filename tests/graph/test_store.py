@@ -4,6 +4,8 @@ import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +15,10 @@ import torch
 from torch import nn
 
 from ridgeline.errors import GraphError
-from ridgeline.frontends import capture
+from ridgeline.frontends import Request, capture, capture_target
 from ridgeline.graph import Graph, Phase, load, save, to_text
-from ridgeline.graph.store import _is_arithmetic, write_atomically
+from ridgeline.graph.ops import OPS
+from ridgeline.graph.store import OPERATORS, _is_arithmetic, register_operators, write_atomically
 
 
 def graph() -> Graph:
@@ -46,6 +49,25 @@ def test_a_plain_export_becomes_a_forward_graph_that_runs(tmp_path: Path) -> Non
     loaded = load(tmp_path / "plain.pt2")
     assert (loaded.name, loaded.phase, loaded.is_runnable) == ("plain", Phase.FORWARD, True)
     torch.testing.assert_close(loaded.program.module()(x), model(x))
+
+
+def test_a_graph_of_our_own_operators_loads_where_nothing_has_registered_them(
+    tmp_path: Path,
+) -> None:
+    graph = capture_target(Request(target="zoo:mixtral-tiny", seq=4))
+    assert "ridgeline.grouped_mm.default" in {node.target for node in graph.nodes}
+    save(graph, tmp_path / "experts.pt2")
+    code = "import sys; from ridgeline.graph import load; print(load(sys.argv[1]).digest)"
+    line = [sys.executable, "-c", code, str(tmp_path / "experts.pt2")]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == graph.digest, done.stderr
+
+
+def test_every_operator_of_ours_is_registered_by_the_module_that_the_table_names() -> None:
+    assert set(OPERATORS) == {packet for packet in OPS if packet.startswith("ridgeline.")}
+    register_operators()
+    for packet in OPERATORS:
+        assert torch._C._dispatch_has_kernel(packet.replace(".", "::"))
 
 
 def test_saving_leaves_nothing_beside_the_file(saved: Path) -> None:

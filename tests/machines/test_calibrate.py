@@ -200,10 +200,16 @@ def test_priority_is_given_back() -> None:
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
-@pytest.mark.parametrize("wrong", [{"threads": 0}, {"seconds": 0.0}, {"seconds": -1.0}])
-def test_impossible_budgets_are_refused(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+def test_impossible_budgets_are_refused(seconds: float) -> None:
     with pytest.raises(MachineError, match="must be above zero"):
-        calibrate(**wrong)  # type: ignore[arg-type]
+        calibrate(seconds=seconds)
+
+
+@pytest.mark.parametrize("threads", [0, 100_000])
+def test_impossible_numbers_of_threads_are_refused(threads: int) -> None:
+    with pytest.raises(MachineError, match=f"{threads} threads"):
+        calibrate(threads=threads)
 
 
 @pytest.fixture
@@ -222,7 +228,8 @@ def test_a_quick_calibration_is_a_machine(
     assert quick.id == "this"
     assert quick.confidence == "measured"
     assert quick.num_units == 1
-    assert "1 threads" in quick.notes
+    assert quick.name.endswith("(1 thread)")
+    assert quick.notes.startswith("1 thread on ")
     assert parse(to_toml(quick), origin="this") == quick
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     save_this(quick)

@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import pytest
 import torch
 
 from ridgeline.cost import Execution, estimate
@@ -12,7 +13,7 @@ from ridgeline.graph import Graph, Phase
 from ridgeline.machines import Ceiling, Machine
 from ridgeline.report.reading import Reading, by_module, by_op, read
 from ridgeline.report.table import console_on, print_readings
-from ridgeline.report.verdict import verdict
+from ridgeline.report.verdict import advice_line, verdict
 
 # By hand: a product is 2 * 4096 * 1024 * 1024 = 8.59 GFLOP, 0.859 ms at 10 TFLOP/s, and 1 µs to
 # start: three take 2.58 ms. It moves 16 + 4 MiB in; the ReLU, fused with the sum and the product,
@@ -186,3 +187,52 @@ def test_advised_batch_is_what_the_batch_is_predicted_to_take(machine: Machine) 
     assert factor > 1
     assert abs(advised.time_s / really.time_s - 1) < 1e-6
     assert advised.peak_memory_bytes == really.peak_memory_bytes
+
+
+@pytest.mark.parametrize(("columns", "width"), [("40", 40), ("1", 40), ("72", 72)])
+def test_a_file_is_as_wide_as_columns_says(
+    columns: str, width: int, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = printed(reading).splitlines()
+    assert width - 5 <= max(map(len, lines)) <= width
+    assert any(line.startswith("*.linear") for line in lines)
+
+
+def test_columns_without_room_are_named(reading: Reading, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "44")
+    text = printed(reading)
+    rows = text[text.index("by op kind") :].splitlines()[1:3]
+    assert rows[0].split() == ["op", "count", "time", "share", "FLOPs"]
+    assert rows[1].split() == ["linear", "x3", "2.58", "ms", "98%", "25.8", "G"]
+    assert "No room in 44 columns for: bytes moved," in text
+
+
+@pytest.mark.parametrize("columns", ["", "wide", "-3"])
+def test_columns_that_are_no_number_are_as_if_not_set(
+    columns: str, reading: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = printed(reading)
+    monkeypatch.setenv("COLUMNS", columns)
+    assert printed(reading) == without
+
+
+class Cube(torch.nn.Module):
+    """Three products of a few numbers, without weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ x @ x @ x
+
+
+def test_a_model_of_starts_alone_gains_no_more_than_its_starts(machine: Machine) -> None:
+    graph = capture(Cube(), (torch.ones(4, 4),), is_trusted=True, name="cube")
+    run = estimate(graph, machine)
+    advised = {a.action: a for a in advise(graph, run)}
+    assert 2.9 < advised["fuse"].speedup < 3
+    assert "at most 3.00x (1.00 µs a run)" in advice_line(advised["fuse"], run)
+    assert "64 times the batch, so that each kernel starts once for all" in advised["batch"].text
+
+
+def test_a_single_start_is_not_advised_against(machine: Machine) -> None:
+    graph = capture(torch.nn.ReLU(), (torch.ones(4, 4),), is_trusted=True, name="relu")
+    assert "fuse" not in {a.action for a in advise(graph, estimate(graph, machine))}

@@ -1,15 +1,15 @@
 """The page of `optimize`: verdict, bars, candidates, diffs; escaped, small, whole in a browser."""
 
 import re
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from report_helpers import measured, probed
 from torch import nn
 
-from ridgeline.backends.result import Candidate, Optimized, Step
+from ridgeline.backends.result import Optimized
 from ridgeline.frontends import capture
 from ridgeline.machines import Machine
 from ridgeline.passes.manager import run_passes
@@ -23,28 +23,7 @@ def result(machine_name: str = "this") -> Optimized:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU()).eval()
     graph = capture(model, (torch.randn(1, 3, 8, 8),), name="net", is_trusted=True)
     steps = run_passes(graph, skip=["canonicalise"])
-    ran = {"samples": 10, "clean_samples": 9, "spread_s": 1e-4, "cosine": 1.0, "top1": 1.0}
-    baseline = Candidate(
-        backend="eager as captured", dtype="fp32", time_s=0.008, max_error=0.0, **ran
-    )
-    best = Candidate(backend="aoti", dtype="bf16", time_s=0.002, max_error=0.0031, **ran)
-    lost = Candidate(backend="inductor", dtype="fp32", skipped="crashed: SIGSEGV")
-    return Optimized(
-        graph=steps[-1].graph,
-        passes=steps,
-        candidates=(lost, best),
-        baseline=baseline,
-        best=best,
-        waterfall=(
-            Step(step="eager", measured_s=0.008, predicted_s=0.004),
-            Step(step="bf16", measured_s=0.002, predicted_s=0.003),
-            Step(step="roofline", measured_s=None, predicted_s=0.001),
-        ),
-        roofline_s=0.001,
-        threads=2,
-        machine=machine_name,
-        package=b"x" * 2048,
-    )
+    return measured(steps[-1].graph, steps, machine=machine_name, package=b"x" * 2048)
 
 
 def rows_of(page: str, section: str) -> list[list[str]]:
@@ -139,11 +118,6 @@ def test_noise_is_told_first() -> None:
     assert '<p class="note">Other programs use this machine' in optimize_page(noisy)
 
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--virtual-time-budget=2000 --dump-dom --allow-file-access-from-files --window-size=2200,1000"
-).split()
 PROBE = """
 <script>
 addEventListener("error", event => document.body.setAttribute("data-error", event.message));
@@ -160,20 +134,7 @@ addEventListener("load", () => {
 def test_a_browser_shows_it_without_errors_or_sideways_scrolling(
     machine: Machine, chromium: str, tmp_path: Path, width: int
 ) -> None:
-    page = optimize_page(result(), machine).replace("<body>", f"<body>{PROBE}", 1)
-    (tmp_path / "inner.html").write_text(page, encoding="utf-8")
-    outer = tmp_path / "outer.html"
-    outer.write_text(
-        f'<iframe src="inner.html" width="{width}" height="900" style="border:0"></iframe>'
-        "<script>addEventListener('load', () => setTimeout(() => {"
-        "const body = frames[0].document.body;"
-        "document.title = body.dataset.probe + '#' + body.dataset.error;}, 200));</script>",
-        encoding="utf-8",
-    )
-    command = [chromium, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", outer.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
-    assert title, done.stdout[:300]
-    scroll_width, _, error = title.group(1).partition("#")
+    page = optimize_page(result(), machine)
+    scroll_width, error = probed(page, PROBE, chromium, tmp_path, width)
     assert error == "undefined"
     assert int(scroll_width) <= width

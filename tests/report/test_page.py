@@ -1,12 +1,12 @@
 """The HTML page: self-contained, escaped, small, and whole in a real browser."""
 
 import re
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from report_helpers import probed
 
 from ridgeline.cost import NodeEstimate
 from ridgeline.errors import RidgelineError
@@ -163,41 +163,14 @@ addEventListener("load", () => {
 });
 </script>
 """
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync "
-    "--virtual-time-budget=2000 --dump-dom"
-).split()
 
 
 @pytest.mark.parametrize("width", [400, 2000])
 def test_a_browser_shows_it_without_errors_or_sideways_scrolling(
     reading: Reading, chromium: str, tmp_path: Path, width: int
 ) -> None:
-    """A frame gives the page its width, since a headless window has a least width of its own."""
-    page = inspect_page([with_names(reading, EVIL)]).replace("<body>", f"<body>{PROBE}", 1)
-    inner = tmp_path / "inner.html"
-    inner.write_text(page, encoding="utf-8")
-    outer = tmp_path / "outer.html"
-    outer.write_text(
-        f'<iframe src="inner.html" width="{width}" height="900" style="border:0"></iframe>'
-        "<script>addEventListener('load', () => setTimeout(() => {"
-        "const body = frames[0].document.body;"
-        "document.title = body.dataset.probe + '#' + body.dataset.error;}, 200));</script>",
-        encoding="utf-8",
-    )
-    command = [
-        chromium,
-        *FLAGS,
-        "--allow-file-access-from-files",
-        f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=2200,1000",
-        outer.as_uri(),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    title = re.search(r"<title>(.*?)</title>", done.stdout, re.DOTALL)
-    assert title, done.stdout[:300]
-    probe, _, error = title.group(1).partition("#")
+    page = inspect_page([with_names(reading, EVIL)])
+    probe, error = probed(page, PROBE, chromium, tmp_path, width)
     scroll, inner_width, shown, rows, theme, name = probe.split("|", 5)
     assert error == "undefined"
     assert int(scroll) <= int(inner_width) == width

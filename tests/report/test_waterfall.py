@@ -3,38 +3,19 @@
 import io
 from dataclasses import replace
 
+import pytest
 import torch
+from report_helpers import measured
 from torch import nn
 
-from ridgeline.backends.result import Candidate, Optimized, Step
+from ridgeline.backends.result import Optimized
 from ridgeline.frontends.torch_export import capture
 from ridgeline.report.waterfall import is_noisy, print_waterfall, verdict
 
 
 def optimized() -> Optimized:
     graph = capture(nn.Linear(2, 2), (torch.randn(1, 2),), name="tiny", is_trusted=True)
-    ran = {"samples": 10, "clean_samples": 9, "spread_s": 1e-4, "cosine": 1.0, "top1": 1.0}
-    baseline = Candidate(
-        backend="eager as captured", dtype="fp32", time_s=0.008, max_error=0.0, **ran
-    )
-    best = Candidate(backend="aoti", dtype="bf16", time_s=0.002, max_error=0.0031, **ran)
-    lost = Candidate(backend="inductor", dtype="fp32", skipped="crashed: SIGSEGV")
-    return Optimized(
-        graph=graph,
-        passes=(),
-        candidates=(best, lost),
-        baseline=baseline,
-        best=best,
-        waterfall=(
-            Step(step="eager", measured_s=0.008, predicted_s=0.004),
-            Step(step="bf16", measured_s=0.002, predicted_s=0.003),
-            Step(step="roofline", measured_s=None, predicted_s=0.001),
-        ),
-        roofline_s=0.001,
-        threads=2,
-        machine="this",
-        package=None,
-    )
+    return measured(graph)
 
 
 def text_of(result: Optimized) -> str:
@@ -50,6 +31,12 @@ def test_the_verdict_says_it_in_one_line() -> None:
     )
 
 
+def test_a_best_that_loses_to_eager_is_called_slower() -> None:
+    won = optimized()
+    lost = replace(won, best=replace(won.best, time_s=0.008 / 0.718))
+    assert "with aoti bf16: 1.39 times slower than eager, " in verdict(lost)
+
+
 def test_each_step_has_its_bar_and_its_ratio() -> None:
     rows = [line.split() for line in text_of(optimized()).splitlines()]
     assert ["eager", "8.00", "ms", "4.00", "ms", "1.00×", "#" * 28] in rows
@@ -62,6 +49,13 @@ def test_a_file_gets_no_colour_and_every_reason() -> None:
     assert "\x1b" not in text
     assert "inductor fp32 skipped: crashed: SIGSEGV" in text
     assert "Other programs" not in text
+
+
+def test_a_file_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = text_of(optimized()).splitlines()
+    assert max(map(len, lines)) <= 60
+    assert "No room in 60 columns for: of the longest." in lines
 
 
 def test_noise_is_told() -> None:
