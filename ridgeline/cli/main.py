@@ -44,6 +44,11 @@ _COMMANDS = {
         "optimize_command",
         "Make the model as fast as it gets here, checked.",
     ),
+    "place": (
+        "place",
+        "place_command",
+        "Which device runs each part, when there are several.",
+    ),
     "machines": ("machines", "app", "List, show and calibrate machines."),
     "zoo": ("zoo", "zoo_command", "List the models that come with Ridgeline."),
 }
