@@ -212,7 +212,7 @@ def placement_page(placement: Placement) -> str:
         Section(
             id="timeline",
             title="Timeline",
-            lead="One lane per device, then one per link and direction; hover or focus for what runs.",
+            lead="One lane per device, then one per link and direction; hover for details.",
             body=_timeline(placement),
         ),
         Section(id="devices", title="Devices", body=devices),
