@@ -116,8 +116,11 @@ def to_tensor(array: Array) -> Tensor:
     if kind.carrier is None:
         raise UnsupportedOp("strings are no tensors that torch computes.")
     dense = np.ascontiguousarray(array).reshape(array.shape)
-    if kind.numpy.kind in "biufc" and kind.numpy.isbuiltin:
+    if kind.numpy.isbuiltin == 1:  # NumPy's own, not ml_dtypes'
         return torch.from_numpy(dense.copy())
+    if kind.carrier in NARROW_INTEGERS:
+        wide = dense.astype(np.int8 if kind.name.startswith("int") else np.uint8)
+        return torch.from_numpy(wide).view(kind.carrier)
     raw, carrier = _AS_BYTES[kind.numpy.itemsize]
     return torch.from_numpy(dense.view(raw).copy()).view(carrier).view(kind.carrier)
 
@@ -126,9 +129,12 @@ def to_array(value: Tensor) -> Array:
     """The NumPy array of a real tensor's values; the inverse of `to_tensor`."""
     kind = type_of(value)
     dense = value.detach().resolve_conj().contiguous()
-    if kind.numpy.kind in "biufc" and kind.numpy.isbuiltin:
+    if kind.numpy.isbuiltin == 1:
         array: Array = dense.numpy()
         return array
+    if kind.carrier in NARROW_INTEGERS:
+        narrow: Array = decoded(dense).numpy().astype(kind.numpy)
+        return narrow
     raw, carrier = _AS_BYTES[kind.numpy.itemsize]
     viewed: Array = dense.view(carrier).numpy().view(raw).view(kind.numpy)
     return viewed
@@ -160,4 +166,5 @@ def encoded(x: Tensor, carrier: torch.dtype) -> Tensor:
     above = torch.bucketize(size, middles, right=True)
     codes = torch.where(below % 2 == 0, below, above)
     sign = torch.signbit(x).to(torch.uint8) * 8
-    return (codes.to(torch.uint8) + sign).view(FLOAT4)
+    found = codes.to(torch.uint8) + sign
+    return torch.where(torch.isnan(x), 8, found).to(torch.uint8).view(FLOAT4)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import onnx
 import torch
 from onnx import defs, helper
+from onnx.defs import onnx_opset_version
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -14,7 +15,7 @@ from ridgeline.errors import CaptureError, RidgelineError, UnsupportedOp
 from ridgeline.frontends.onnx.call import Call, Result, TooLarge, Value
 from ridgeline.frontends.onnx.dtypes import to_array, to_tensor, type_of
 from ridgeline.frontends.onnx.ops import row_of
-from ridgeline.frontends.onnx.read import function_of
+from ridgeline.frontends.onnx.read import DOMAIN, function_of
 from ridgeline.frontends.onnx.records import Attribute, Body, Function, OnnxModel, OnnxNode
 from ridgeline.frontends.onnx.table import Row
 from ridgeline.frontends.onnx.weights import SMALL, Known, known
@@ -106,11 +107,11 @@ class Interpreter:
         function = self.model.functions.get((node.domain, node.op, node.overload))
         if function is not None:
             return self._function(function, inputs, attributes)
-        version = frame.opsets.get(node.domain, 1)
+        version = frame.opsets.get(node.domain) or _newest(node.domain)
         row = row_of(node.domain, node.op, version)
         if row is not None:
             return self._row(row, node, version, frame, inputs, attributes)
-        return self._function(_expansion(node, version, inputs, attributes), inputs, attributes)
+        return self._function(_expansion(node, version, inputs), inputs, attributes)
 
     def _row(
         self,
@@ -218,10 +219,7 @@ def _shapes(inputs: Sequence[Value]) -> str:
 
 
 def _expansion(
-    node: OnnxNode,
-    version: int,
-    inputs: Sequence[Value],
-    attributes: Mapping[str, Attribute],
+    node: OnnxNode, version: int, inputs: Sequence[Value]
 ) -> Function:
     """The specification's own spelling of an operator. Raises UnsupportedOp if it has none."""
     try:
@@ -237,19 +235,17 @@ def _expansion(
         proto = schema.get_function_with_opset_version(max(fixed))
         return function_of(onnx.FunctionProto.FromString(proto))
     if free:
-        spelt = helper.make_node(
-            node.op,
-            node.inputs,
-            node.outputs,
-            domain=node.domain,
-            **{n: v for n, v in attributes.items() if isinstance(v, int | float | str | tuple)},
-        )
         kinds = [_type_proto(v) for v in inputs]
         body = schema.get_context_dependent_function_with_opset_version(
-            max(free), spelt.SerializeToString(), kinds
+            max(free), node.proto.SerializeToString(), kinds
         )
         return function_of(onnx.FunctionProto.FromString(body))
     raise UnsupportedOp(f"{node.title}: {node.qualified} has no row yet; export without it.")
+
+
+def _newest(domain: str) -> int:
+    """The version of an operator set that a model uses and does not declare."""
+    return onnx_opset_version() if domain == DOMAIN else 1
 
 
 def _type_proto(value: Value) -> bytes:

@@ -222,6 +222,7 @@ def _node(proto: NodeProto, folder: Path | None, names: frozenset[str]) -> OnnxN
         references={a.name: a.ref_attr_name for a in proto.attribute if a.ref_attr_name},
         path=path_of(proto),
         overload=proto.overload,
+        proto=proto,
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
+from onnx import NodeProto
+
 from ridgeline.frontends.onnx.dtypes import ElementType
 from ridgeline.frontends.onnx.weights import Known
 
@@ -26,7 +28,8 @@ class Kind:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OnnxNode:
     """One node. references: attribute -> attribute of the function it stands in; path: where it
-    belongs in the model, outermost first; overload: of a function called.
+    belongs in the model, outermost first; overload: of a function called; proto: as the file has
+    it.
     """
 
     op: str
@@ -38,6 +41,7 @@ class OnnxNode:
     references: Mapping[str, str] = field(default_factory=dict)
     path: tuple[str, ...] = ()
     overload: str = ""
+    proto: NodeProto
 
     @property
     def title(self) -> str:

@@ -132,10 +132,7 @@ def _spelt_out(
         parts = parts.masked_fill(bias.amax(-1, True) == -torch.inf, 0.0)
     parts = parts.to(q.dtype)
     mode = call.integer("qk_matmul_output_mode", 0)
-    order = [shown[0], shown[1], shown[2], parts]
-    if call.version < 24:
-        order = [shown[0], shown[2], shown[1], parts]
-    return torch.matmul(parts, v), order[mode]
+    return torch.matmul(parts, v), (*shown, parts)[mode]
 
 
 def rotated(x_BTHd: Tensor, cos: Tensor, sin: Tensor, *, is_interleaved: bool) -> Tensor:

@@ -1,8 +1,10 @@
 """Element by element: arithmetic, comparisons, logic, activations."""
 
+import operator
 from collections.abc import Callable
 from functools import reduce
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -10,9 +12,13 @@ from torch.nn import functional as F
 from ridgeline.frontends.onnx.call import Call, Value
 from ridgeline.frontends.onnx.dtypes import WIDE_ENOUGH
 from ridgeline.frontends.onnx.table import Row, Run, rows
+from ridgeline.frontends.onnx.weights import known
 
 Unary = Callable[[Tensor], Tensor]
+# A tensor, or the number that one of two operands is known to be.
+Operand = Tensor | float
 Binary = Callable[[Tensor, Tensor], Tensor]
+Arithmetic = Callable[[Operand, Operand], Operand]
 _FLOAT8 = (
     torch.float8_e4m3fn,
     torch.float8_e4m3fnuz,
@@ -40,31 +46,49 @@ def unary(function: Unary) -> Run:
     return run
 
 
-def binary(function: Binary) -> Run:
+def binary(function: Arithmetic) -> Run:
     """A row's function that maps two tensors of one type to a third of that type."""
 
     def run(call: Call) -> Value:
         x, y = operands(call)
         result = function(x, y)
+        assert isinstance(result, Tensor)
         return result if result.dtype is call.dtype(0) else result.to(call.dtype(0))
 
     return run
 
 
-def comparison(function: Binary) -> Run:
+def comparison(function: Arithmetic) -> Run:
     """A row's function that maps two tensors of one type to booleans."""
-    return lambda call: function(*operands(call))
+
+    def run(call: Call) -> Value:
+        result = function(*operands(call))
+        assert isinstance(result, Tensor)
+        return result
+
+    return run
 
 
-def operands(call: Call) -> tuple[Tensor, Tensor]:
+def _both_tensors(function: Binary) -> Run:
+    """A row's function where torch takes no number for either side."""
+
+    def run(call: Call) -> Value:
+        x, y = widened(call.tensor(0)), _aligned(call, widened(call.tensor(1)))
+        result = function(x, y)
+        return result if result.dtype is torch.bool else result.to(call.dtype(0))
+
+    return run
+
+
+def operands(call: Call) -> tuple[Operand, Operand]:
     """Both inputs, ready to compute; a single number stays one, so that it costs no tensor."""
     x, y = call.shape(0), call.shape(1)
     left = None if call.is_ahead or len(x) > len(y) else call.scalar(0)
     right = None if call.is_ahead or len(y) > len(x) else call.scalar(1)
     if right is not None:
-        return widened(call.tensor(0)), right  # type: ignore[return-value]
+        return widened(call.tensor(0)), right
     if left is not None:
-        return left, widened(call.tensor(1))  # type: ignore[return-value]
+        return left, widened(call.tensor(1))
     return widened(call.tensor(0)), _aligned(call, widened(call.tensor(1)))
 
 
@@ -76,23 +100,24 @@ def _aligned(call: Call, y: Tensor) -> Tensor:
     return y.reshape(*y.shape, *(1,) * trailing)
 
 
-def _swapped(function: Callable[[Tensor, Tensor], Tensor]) -> Binary:
-    """A comparison that takes a number on either side."""
-
-    def run(x: Tensor, y: Tensor) -> Tensor:
-        return function(x, y) if isinstance(x, Tensor) else function(torch.as_tensor(x), y)
-
-    return run
+def _equal(call: Call) -> Value:
+    if call.element(0).name == "string":
+        return known(np.asarray(call.array(0) == call.array(1), np.bool_))
+    return comparison(operator.eq)(call)
 
 
-def _divide(x: Tensor, y: Tensor) -> Tensor:
-    """Division, of integers towards zero."""
-    is_floating = (x if isinstance(x, Tensor) else y).is_floating_point()
-    return x / y if is_floating else torch.div(x, y, rounding_mode="trunc")
-
-
-def _subtract(x: Tensor, y: Tensor) -> Tensor:
-    return x - y
+def _divide(call: Call) -> Value:
+    """Division, of integers towards zero; one over x is its reciprocal, exactly."""
+    x, y = operands(call)
+    if isinstance(x, Tensor):
+        result = x / y if x.is_floating_point() else torch.div(x, y, rounding_mode="trunc")
+    elif x == 1.0 and isinstance(y, Tensor) and y.is_floating_point():
+        result = y.reciprocal()
+    else:
+        top, bottom = widened(call.tensor(0)), widened(call.tensor(1))
+        rounding = None if top.is_floating_point() else "trunc"
+        result = torch.div(top, bottom, rounding_mode=rounding)
+    return result.to(call.dtype(0))
 
 
 def _pow(call: Call) -> Value:
@@ -289,21 +314,21 @@ _ANY: dict[str, Unary] = {
     "BitwiseNot": torch.bitwise_not,
     "IsNaN": torch.isnan,
 }
-_ARITHMETIC: dict[str, Binary] = {
-    "Add": torch.add,
-    "Sub": _subtract,
-    "Mul": torch.mul,
-    "Div": _divide,
+_ARITHMETIC: dict[str, Arithmetic] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+}
+_COMPARISONS: dict[str, Arithmetic] = {
+    "Less": operator.lt,
+    "LessOrEqual": operator.le,
+    "Greater": operator.gt,
+    "GreaterOrEqual": operator.ge,
+}
+_BITS: dict[str, Binary] = {
     "BitwiseAnd": torch.bitwise_and,
     "BitwiseOr": torch.bitwise_or,
     "BitwiseXor": torch.bitwise_xor,
-}
-_COMPARISONS: dict[str, Binary] = {
-    "Equal": torch.eq,
-    "Less": torch.lt,
-    "LessOrEqual": torch.le,
-    "Greater": torch.gt,
-    "GreaterOrEqual": torch.ge,
     "And": torch.logical_and,
     "Or": torch.logical_or,
     "Xor": torch.logical_xor,
@@ -314,10 +339,13 @@ ROWS: tuple[Row, ...] = (
     *rows({op: unary(f) for op, f in {**_FLOATING, **_ANY}.items()}),
     *rows({op: binary(f) for op, f in _ARITHMETIC.items()}),
     *rows({op: comparison(f) for op, f in _COMPARISONS.items()}),
+    *rows({op: _both_tensors(f) for op, f in _BITS.items()}),
     *rows({op: variadic(f) for op, f in _VARIADIC.items()}),
     *rows(
         {
             "Identity": lambda call: call.value(0),
+            "Equal": _equal,
+            "Div": _divide,
             "Pow": _pow,
             "Mod": _mod,
             "BitShift": _bit_shift,

@@ -188,8 +188,6 @@ def _max_unpool(call: Call) -> Value:
     flat = torch.zeros_like(places)
     for part, length in zip(inside, wanted, strict=True):
         flat = flat * length + part
-    if wanted != natural:
-        flat = places % prod(wanted)
     result = x.new_zeros(*x.shape[:2], prod(wanted))
     result = result.scatter(2, flat.flatten(2), x.flatten(2))
     return result.reshape(*x.shape[:2], *wanted)

@@ -169,7 +169,7 @@ def _weights(call: Call, axis: Axis, mode: str) -> Floats:
     stretch = 1 / axis.scale if is_smoothed else 1.0
     radius = (1 if mode == "linear" else 2) * stretch
     result = np.zeros((axis.after, axis.before))
-    excludes = bool(call.integer("exclude_outside", 0)) or is_smoothed
+    excludes = bool(call.integer("exclude_outside", 0))
     for i, where in enumerate(_places(call, axis)):
         taps = np.arange(floor(where - radius) + 1, floor(where + radius) + 1)
         parts = _kernel(np.abs(taps - where) / stretch, mode, call.number("cubic_coeff_a", -0.75))
