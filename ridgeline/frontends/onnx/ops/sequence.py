@@ -40,7 +40,9 @@ def _split(call: Call) -> Value:
         keeps = bool(call.integer("keepdims"))
         return tuple(p if keeps else p.squeeze(axis) for p in parts)
     lengths = call.ints(1)
-    return x.split(lengths if call.rank(1) else lengths[0], axis) if whole else (x,)
+    if call.rank(1):
+        return x.split(lengths, axis)
+    return x.split(lengths[0], axis) if whole else (x,)
 
 
 def _concat(call: Call) -> Value:
