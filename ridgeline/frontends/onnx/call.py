@@ -66,6 +66,15 @@ class Call:
             raise self.error(f"its input {index} is no tensor")
         return value
 
+    def derived(
+        self, index: int, way: str, shape: tuple[int, ...], function: Callable[[Array], Array]
+    ) -> Tensor | None:
+        """Input `index`, if it is a weight, laid out in another way; None if it is none."""
+        value = self.value(index)
+        if not isinstance(value, Known) or self.is_ahead or not value.name:
+            return None
+        return self.materialise(value.derived(way, shape, function))
+
     def lifted(self, value: Known) -> Tensor:
         """A value that the function itself computed, as a tensor."""
         return self.materialise(value)

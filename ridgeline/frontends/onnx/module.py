@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from ridgeline.errors import CaptureError
 from ridgeline.frontends.onnx.call import Value, dtype_of
 from ridgeline.frontends.onnx.dtypes import to_tensor
+from ridgeline.frontends.onnx.fuse import fused
 from ridgeline.frontends.onnx.interpret import Interpreter, outside_trace
 from ridgeline.frontends.onnx.records import OnnxModel
 from ridgeline.frontends.onnx.weights import SMALL, Known
@@ -35,7 +37,7 @@ class OnnxModule(nn.Module):
 
     def __init__(self, model: OnnxModel, device: str = "cpu") -> None:
         super().__init__()
-        self.model = model
+        self.model = model = replace(model, body=fused(model.body))
         self.device = device
         self._homes: dict[object, tuple[nn.Module, str]] = {}
         self._scopes = {node.path: self._scope(node.path) for node in model.body.nodes}

@@ -4,7 +4,7 @@ lie.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -28,13 +28,24 @@ MAX_MADE_BYTES = 2**34
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Known:
     """A tensor that depends on no input: a weight of the file, or computed from such (then it has
-    no name of its own). read: its values.
+    no name of its own). read: its values; variants: by the way they are laid out.
     """
 
     name: str
     element: ElementType
     shape: tuple[int, ...]
     read: Callable[[], Array]
+    variants: dict[str, "Known"] = field(default_factory=dict)
+
+    def derived(
+        self, way: str, shape: tuple[int, ...], function: Callable[[Array], Array]
+    ) -> "Known":
+        """The same weight laid out in another way, of `shape`; the same object every time."""
+        if way not in self.variants:
+            self.variants[way] = Known(
+                name=self.name, element=self.element, shape=shape, read=lambda: function(self.read())
+            )
+        return self.variants[way]
 
     @property
     def numel(self) -> int:

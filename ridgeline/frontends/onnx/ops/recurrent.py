@@ -6,6 +6,7 @@ Shapes: T steps, N samples, D directions, H hidden features.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -179,13 +180,28 @@ def _by_torch(
 
 def _torch_weights(call: Call, cell: Cell, direction: int) -> list[Tensor]:
     """Weights and biases of one direction with torch's order of gates."""
-    found = [call.tensor(1)[direction], call.tensor(2)[direction]]
+    found = [_gates(call, cell, i, direction) for i in (1, 2)]
     if call.has(3):
-        found += call.tensor(3)[direction].chunk(2)
-    if len(cell.order) == 1:
-        return found
-    parts = [t.chunk(len(cell.order)) for t in found]
-    return [torch.cat([part[i] for i in cell.order]) for part in parts]
+        found += [_gates(call, cell, 3, direction, half=half) for half in (0, 1)]
+    return found
+
+
+def _gates(call: Call, cell: Cell, index: int, direction: int, half: int = 0) -> Tensor:
+    """The rows of one direction of a weight, of a bias the first or second half, gate by gate as
+    torch orders them; done once where the weight is the file's.
+    """
+    hidden = call.shape(2)[2]
+    rows_ = len(cell.order) * hidden
+    places = np.concatenate([np.arange(hidden) + gate * hidden for gate in cell.order])
+    places += half * rows_
+    way = f"{cell.op} {direction} {half}"
+    shape = (rows_, *call.shape(index)[2:])
+    weight = call.derived(index, way, shape, lambda array: array[direction][places])
+    if weight is not None:
+        return weight
+    part = call.tensor(index)[direction].narrow(0, half * rows_, rows_)
+    pieces = part.chunk(len(cell.order))
+    return torch.cat([pieces[i] for i in cell.order])
 
 
 def _step_by_step(
