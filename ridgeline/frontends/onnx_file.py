@@ -118,7 +118,9 @@ def _example(model: "OnnxModel", name: str, shape: tuple[int, ...], device: str)
     assert dtype is not None
     count = torch.Size(shape).numel()
     if count > _MAX_ELEMENTS:
-        raise TargetError(f"input {name} declares {list(shape)}, {count} elements: too many to make.")
+        raise TargetError(
+            f"input {name} declares {list(shape)}, {count} elements: too many to make."
+        )
     if dtype.is_floating_point and dtype.itemsize > 1:
         return torch.randn(shape, device=device).to(dtype)
     if dtype in (torch.float8_e4m3fn, torch.float8_e5m2) or dtype.is_complex:
@@ -133,7 +135,8 @@ def _rows_indexed(model: "OnnxModel", name: str) -> int:
     rows = [
         weight.shape[0]
         for node in model.body.nodes
-        if node.op == "Gather" and node.inputs[1:2] == (name,)
+        if node.op == "Gather"
+        and node.inputs[1:2] == (name,)
         and (weight := model.body.weights.get(node.inputs[0])) is not None
         and weight.shape
     ]

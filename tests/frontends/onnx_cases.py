@@ -21,8 +21,11 @@ Data = Array | list[Any] | None
 Runner = Callable[[ModelProto, Sequence[Data]], Sequence[Data]]
 KINDS = ("node", "simple", "pytorch-operator", "pytorch-converted")
 # Compared by what they mean; NumPy has no comparisons for some.
-_NARROW = {np.dtype(t) for t in vars(ml_dtypes).values() if isinstance(t, type)
-           and issubclass(t, np.generic)}
+_NARROW = {
+    np.dtype(t)
+    for t in vars(ml_dtypes).values()
+    if isinstance(t, type) and issubclass(t, np.generic)
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +83,11 @@ def _plain(sets: Any) -> list[tuple[list[Data], list[Data]]]:
 def _stored(folder: Path, model: ModelProto) -> Iterator[tuple[list[Data], list[Data]]]:
     for data in sorted(folder.glob("test_data_set_*")):
         yield (
-            [_read(data / f"input_{i}.pb", v) for i, v in enumerate(model.graph.input)
-             if (data / f"input_{i}.pb").exists()],
+            [
+                _read(data / f"input_{i}.pb", v)
+                for i, v in enumerate(model.graph.input)
+                if (data / f"input_{i}.pb").exists()
+            ],
             [_read(data / f"output_{i}.pb", v) for i, v in enumerate(model.graph.output)],
         )
 
@@ -118,7 +124,9 @@ def _differs(expected: Data, found: Data, case: Case) -> str | None:
     if isinstance(expected, list | tuple):
         if not isinstance(found, list | tuple) or len(found) != len(expected):
             return f"sequence of {len(expected)} expected"
-        return next((r for e, f in zip(expected, found, strict=True) if (r := _differs(e, f, case))), None)
+        return next(
+            (r for e, f in zip(expected, found, strict=True) if (r := _differs(e, f, case))), None
+        )
     if expected is None or found is None:
         return None if expected is found else "an optional differs"
     want, have = np.asarray(expected), np.asarray(found)
@@ -132,9 +140,7 @@ def _differs(expected: Data, found: Data, case: Case) -> str | None:
     # two steps of bfloat16, as onnx's own runner allows
     rtol = max(case.rtol, 2**-6) if want.dtype == ml_dtypes.bfloat16 else case.rtol
     try:
-        np.testing.assert_allclose(
-            have.astype(wide), want.astype(wide), rtol=rtol, atol=case.atol
-        )
+        np.testing.assert_allclose(have.astype(wide), want.astype(wide), rtol=rtol, atol=case.atol)
     except AssertionError as error:
         return " ".join(str(error).split())[:200]
     return None

@@ -1,4 +1,4 @@
-"""The conformance cases that are not passed, each with its reason; any other outcome is an error."""
+"""The conformance cases that fail, each with its reason; any other outcome is an error."""
 
 _TRAINING = "optimisers and gradients in the graph: training ONNX graphs is not offered"
 _RANDOM = "the case fixes the numbers drawn, which only its own generator draws"

@@ -51,12 +51,13 @@ def capture_and_run(model: ModelProto, inputs: Sequence[Data]) -> list[Data]:
     bound = ModelProto.FromString(model.SerializeToString())
     free: list[Tensor] = []
     for position, (value, data) in enumerate(zip(model.graph.input, inputs, strict=True)):
-        if not isinstance(data, np.ndarray):
+        if data is None or isinstance(data, list):
             raise GraphError(f"input {value.name} is no tensor")
-        if position and data.ndim <= 1:
-            bound.graph.initializer.append(numpy_helper.from_array(data, value.name))
+        array = np.asarray(data)
+        if position and array.ndim <= 1:
+            bound.graph.initializer.append(numpy_helper.from_array(array, value.name))
         else:
-            free.append(to_tensor(data))
+            free.append(to_tensor(array))
     module = OnnxModule(read_model(bound, name="case"))
     module.prepare(*free)
     graph = capture(module, tuple(free), is_trusted=True)

@@ -136,7 +136,9 @@ def test_a_newer_operator_set_is_named(write: Write) -> None:
 
 @pytest.mark.parametrize("location", ["/etc/passwd", "../w.bin", "a/../../w.bin", "", "a\0b"])
 def test_data_outside_the_folder_is_not_read(write: Write, location: str) -> None:
-    assert "outside the model's folder" in error_of(write(model(ADD, weights=(external(location),))))
+    assert "outside the model's folder" in error_of(
+        write(model(ADD, weights=(external(location),)))
+    )
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
@@ -157,7 +159,8 @@ def test_data_that_is_missing_or_no_file_is_named(tmp_path: Path, write: Write) 
 
 
 @pytest.mark.parametrize(
-    ("offset", "length"), [("0", "24"), ("4", "20"), ("99999999999", "24"), ("-4", "24"), ("x", "1")]
+    ("offset", "length"),
+    [("0", "24"), ("4", "20"), ("99999999999", "24"), ("-4", "24"), ("x", "1")],
 )
 def test_data_that_ends_too_early_is_named(
     tmp_path: Path, write: Write, offset: str, length: str
@@ -192,9 +195,7 @@ def test_a_sparse_weight_too_large_to_make_is_named(write: Write) -> None:
     proto = model(ADD)
     values = helper.make_tensor("w", FLOAT, (1,), [1.0])
     indices = helper.make_tensor("i", TensorProto.INT64, (1,), [0])
-    proto.graph.sparse_initializer.append(
-        helper.make_sparse_tensor(values, indices, [HUGE, HUGE])
-    )
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [HUGE, HUGE]))
     assert "may be made at most" in error_of(write(proto))
 
 

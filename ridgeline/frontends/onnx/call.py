@@ -23,7 +23,12 @@ Value = Union[Tensor, Known, tuple["Value", ...], None]  # noqa: UP007 - recursi
 Result = Value | list[Value]
 
 
-class TooLarge(Exception):  # noqa: N818 - says that a value is not to be computed ahead
+def several(*values: Value) -> list[Value]:
+    """The outputs of an operator that has more than one."""
+    return list(values)
+
+
+class TooLarge(Exception):
     """A value that would be computed ahead of the graph has more elements than is worth it."""
 
 
@@ -255,6 +260,11 @@ class Call:
         if self.is_ahead and np.prod([float(d) for d in shape]) > SMALL:
             raise TooLarge
         return list(shape)
+
+    def require_data(self, what: str) -> None:
+        """Raises CaptureError where the inputs cannot be read now; `what` depends on them."""
+        if not self.is_ahead and not all(is_real(v) for v in self.inputs if isinstance(v, Tensor)):
+            raise self.error(f"{what} depends on the data, which a graph of fixed sizes cannot say")
 
     def error(self, reason: str) -> CaptureError:
         """The error that this call cannot be: `reason` begins with a word in lower case."""

@@ -49,6 +49,14 @@ def _type(
     )
 
 
+def _narrow(name: str) -> torch.dtype:
+    """torch's integer of less than a byte, which its stubs lack."""
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+INT4, UINT4, INT2, UINT2 = (_narrow(name) for name in ("int4", "uint4", "int2", "uint2"))
 TYPES = (
     _type("float", 1, 32, np.float32, torch.float32),
     _type("uint8", 2, 8, np.uint8, torch.uint8),
@@ -70,12 +78,12 @@ TYPES = (
     _type("float8e4m3fnuz", 18, 8, ml_dtypes.float8_e4m3fnuz, torch.float8_e4m3fnuz, 240.0),
     _type("float8e5m2", 19, 8, ml_dtypes.float8_e5m2, torch.float8_e5m2, 57344.0),
     _type("float8e5m2fnuz", 20, 8, ml_dtypes.float8_e5m2fnuz, torch.float8_e5m2fnuz, 57344.0),
-    _type("uint4", 21, 4, ml_dtypes.uint4, torch.uint4),
-    _type("int4", 22, 4, ml_dtypes.int4, torch.int4),
+    _type("uint4", 21, 4, ml_dtypes.uint4, UINT4),
+    _type("int4", 22, 4, ml_dtypes.int4, INT4),
     _type("float4e2m1", 23, 4, ml_dtypes.float4_e2m1fn, torch.float4_e2m1fn_x2, 6.0),
     _type("float8e8m0", 24, 8, ml_dtypes.float8_e8m0fnu, torch.float8_e8m0fnu, 2.0**127),
-    _type("uint2", 25, 2, ml_dtypes.uint2, torch.uint2),
-    _type("int2", 26, 2, ml_dtypes.int2, torch.int2),
+    _type("uint2", 25, 2, ml_dtypes.uint2, UINT2),
+    _type("int2", 26, 2, ml_dtypes.int2, INT2),
 )
 BY_NUMBER = {t.number: t for t in TYPES}
 _BY_NUMPY = {t.numpy: t for t in TYPES}
@@ -83,10 +91,10 @@ _BY_CARRIER = {t.carrier: t for t in TYPES if t.carrier is not None}
 
 # Integers of less than a byte: carrier -> what computes them.
 NARROW_INTEGERS = {
-    torch.int4: torch.int8,
-    torch.uint4: torch.uint8,
-    torch.int2: torch.int8,
-    torch.uint2: torch.uint8,
+    INT4: torch.int8,
+    UINT4: torch.uint8,
+    INT2: torch.int8,
+    UINT2: torch.uint8,
 }
 FLOAT4 = torch.float4_e2m1fn_x2
 FLOAT4_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -79,9 +79,7 @@ class OnnxModule(nn.Module):
             return tuple(self._plain(v) for v in value)
         return self._tensor(value) if isinstance(value, Known) else value
 
-    def _within(
-        self, path: tuple[str, ...], function: Callable[[], list[Value]]
-    ) -> list[Value]:
+    def _within(self, path: tuple[str, ...], function: Callable[[], list[Value]]) -> list[Value]:
         """Runs a node inside the scopes of its path, so that a trace says where it came from."""
         if not torch.compiler.is_exporting():
             return function()

@@ -1,7 +1,6 @@
 """From ONNX bytes to records, checked on the way: what is wrong with a file is one sentence."""
 
 import graphlib
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ def read_model(proto: ModelProto, *, name: str, folder: Path | None = None) -> O
     given = [i for i in proto.graph.input if i.name not in weights]
     return OnnxModel(
         name=name,
-        body=_body(proto.graph, folder, set()),
+        body=_body(proto.graph, folder, frozenset()),
         opsets=opsets,
         functions={(f.domain, f.name, f.overload): function_of(f) for f in proto.functions},
         inputs={i.name: _require_kind(i.name, i.type) for i in given},

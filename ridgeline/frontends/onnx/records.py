@@ -9,9 +9,7 @@ from onnx import NodeProto
 from ridgeline.frontends.onnx.dtypes import ElementType
 from ridgeline.frontends.onnx.weights import Known
 
-Attribute = Union[  # noqa: UP007 - a recursive alias needs the quoted form
-    int, float, str, Known, "Body", "Kind", tuple["Attribute", ...]
-]
+Attribute = Union[int, float, str, Known, "Body", "Kind", tuple["Attribute", ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,7 +43,10 @@ class Known:
         """The same weight laid out in another way, of `shape`; the same object every time."""
         if way not in self.variants:
             self.variants[way] = Known(
-                name=self.name, element=self.element, shape=shape, read=lambda: function(self.read())
+                name=self.name,
+                element=self.element,
+                shape=shape,
+                read=lambda: function(self.read()),
             )
         return self.variants[way]
 
@@ -72,7 +75,7 @@ def weight_of(tensor: TensorProto, folder: Path | None, name: str = "") -> Known
 
 
 def require_moderate(name: str, element: ElementType, shape: tuple[int, ...]) -> None:
-    """Raises TargetError where a tensor that the file does not hold in full is too large to make."""
+    """Raises TargetError where a tensor that the file does not hold whole is too large to make."""
     size = nbytes(element, math.prod(shape))
     if any(d < 0 for d in shape) or size > MAX_MADE_BYTES:
         raise TargetError(
@@ -148,7 +151,9 @@ def _external(
 
 def _count(text: str, key: str, title: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise TargetError(f"tensor {title} has the {key} {text[:40]!r}, which is no count of bytes.")
+        raise TargetError(
+            f"tensor {title} has the {key} {text[:40]!r}, which is no count of bytes."
+        )
     return int(text)
 
 

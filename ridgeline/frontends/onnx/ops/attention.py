@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ridgeline.frontends.onnx.call import Call, Result, Value, dtype_of
+from ridgeline.frontends.onnx.call import Call, Result, Value, dtype_of, several
 from ridgeline.frontends.onnx.dtypes import element_type
 from ridgeline.frontends.onnx.table import Row, rows
 
@@ -38,7 +38,7 @@ def _attention(call: Call) -> Result:
         y, scores = _spelt_out(call, q, k, v, bias, scale, softcap)
     else:
         y, scores = attend(q, k, v, bias, scale, is_causal=is_causal), None
-    return [joined(y) if is_flat else y, k, v, scores][: max(call.num_outputs, 1)]
+    return several(joined(y) if is_flat else y, k, v, scores)[: max(call.num_outputs, 1)]
 
 
 def attend(
@@ -87,9 +87,7 @@ def _bias(call: Call, q: Tensor, k: Tensor) -> tuple[bool, Tensor | None]:
     return False, whole.expand(*whole.shape[:-2], tokens, length) if whole.dim() > 1 else whole
 
 
-def _allowed(
-    call: Call, q: Tensor, k: Tensor, *, is_causal: bool, left: int, right: int
-) -> Tensor:
+def _allowed(call: Call, q: Tensor, k: Tensor, *, is_causal: bool, left: int, right: int) -> Tensor:
     """Which keys each query sees; queries come after the keys that were there before."""
     i = torch.arange(q.shape[2], device=q.device).unsqueeze(1)
     j = torch.arange(k.shape[2], device=q.device)

@@ -6,7 +6,11 @@ from torch import Tensor
 from ridgeline.frontends.onnx.call import Call, Value, dtype_of
 from ridgeline.frontends.onnx.dtypes import (
     FLOAT4,
+    INT2,
+    INT4,
     NARROW_INTEGERS,
+    UINT2,
+    UINT4,
     ElementType,
     decoded,
     element_type,
@@ -15,11 +19,13 @@ from ridgeline.frontends.onnx.dtypes import (
 from ridgeline.frontends.onnx.table import Row, rows
 from ridgeline.frontends.onnx.weights import Known, known
 
-_BITS = {torch.int4: (-8, 7), torch.uint4: (0, 15), torch.int2: (-2, 1), torch.uint2: (0, 3)}
+_BITS = {INT4: (-8, 7), UINT4: (0, 15), INT2: (-2, 1), UINT2: (0, 3)}
 _NAMES = {"FLOAT": 1, "UINT8": 2, "INT8": 3, "INT32": 6, "INT64": 7, "BOOL": 9, "DOUBLE": 11}
 
 
-def converted(x: Tensor, target: ElementType, *, saturates: bool = True, rounds: str = "up") -> Tensor:
+def converted(
+    x: Tensor, target: ElementType, *, saturates: bool = True, rounds: str = "up"
+) -> Tensor:
     """`x`, decoded, in another element type, as Cast says; rounds: for float8e8m0."""
     carrier = dtype_of(target)
     if carrier is FLOAT4:
@@ -39,9 +45,7 @@ def _wrapped(x: Tensor, low: int, high: int) -> Tensor:
     return torch.remainder(whole - low, high - low + 1) + low
 
 
-def _float8(
-    x: Tensor, target: ElementType, carrier: torch.dtype, *, saturates: bool
-) -> Tensor:
+def _float8(x: Tensor, target: ElementType, carrier: torch.dtype, *, saturates: bool) -> Tensor:
     """A float of 8 bits: what is too large becomes the largest, or infinity or NaN."""
     assert target.largest is not None
     wide = x.float()
@@ -101,7 +105,9 @@ def _cast(call: Call) -> Value:
 def _bit_cast(call: Call) -> Value:
     """The same bytes under another type; those of less than a byte count as their carrier."""
     target = dtype_of(element_type(call.integer("to")))
-    return decoded(call.raw(0)).view(target) if target in NARROW_INTEGERS else call.raw(0).view(target)
+    return (
+        decoded(call.raw(0)).view(target) if target in NARROW_INTEGERS else call.raw(0).view(target)
+    )
 
 
 ROWS: tuple[Row, ...] = rows(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ridgeline.frontends.onnx.call import Call, Result, Value
+from ridgeline.frontends.onnx.call import Call, Result, Value, several
 from ridgeline.frontends.onnx.ops.attention import attend, heads, joined, rotary, rotated
 from ridgeline.frontends.onnx.ops.convolution import conv
 from ridgeline.frontends.onnx.ops.linear import transposed
@@ -50,13 +50,13 @@ def _skip_layer_norm(call: Call) -> Result:
     scale, shift = call.tensor(2), call.optional(3)
     total = _skipped(call, 4)
     y = F.layer_norm(total, list(scale.shape), scale, shift, call.number("epsilon", 1e-12))
-    return [y, None, None, total][: max(call.num_outputs, 1)]
+    return several(y, None, None, total)[: max(call.num_outputs, 1)]
 
 
 def _skip_rms_norm(call: Call) -> Result:
     total = _skipped(call, 3)
     y = rms_norm(total, call.tensor(2), total.dim() - 1, call.number("epsilon", 1e-5))
-    return [y, None, None, total][: max(call.num_outputs, 1)]
+    return several(y, None, None, total)[: max(call.num_outputs, 1)]
 
 
 def _skipped(call: Call, bias: int) -> Tensor:
@@ -77,7 +77,7 @@ def _embed_layer_norm(call: Call) -> Result:
     mask = call.optional(7)
     zeros = torch.zeros(ids.shape[0], dtype=torch.int32, device=ids.device)
     lengths = zeros if mask is None else mask.sum(1).to(torch.int32)
-    return [y, lengths, total][: max(call.num_outputs, 1)]
+    return several(y, lengths, total)[: max(call.num_outputs, 1)]
 
 
 def _group_norm(call: Call) -> Value:
@@ -99,13 +99,13 @@ def _attention(call: Call) -> Result:
     weight = transposed(call, 1)
     projected = F.linear(x, call.tensor(1).t() if weight is None else weight, bias)
     width = projected.shape[-1] // 3
-    parts = projected.split(call.integers("qkv_hidden_sizes", (width,) * 3), -1)
+    parts = torch.split(projected, call.integers("qkv_hidden_sizes", (width,) * 3), -1)
     q, k, v = (heads(p, count) for p in parts)
     past = call.optional(4)
     if past is not None:
         k, v = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
     y = _attended(call, q, k, v, mask=call.optional(3), extra=call.optional(5))
-    return [joined(y), torch.stack((k, v))][: max(call.num_outputs, 1)]
+    return several(joined(y), torch.stack((k, v)))[: max(call.num_outputs, 1)]
 
 
 def _multi_head_attention(call: Call) -> Result:
@@ -115,14 +115,14 @@ def _multi_head_attention(call: Call) -> Result:
     q, k, v = (call.tensor(i) for i in range(3))
     bias = call.optional(3)
     if bias is not None:
-        shift = bias.split([q.shape[-1], k.shape[-1], v.shape[-1]])
+        shift = torch.split(bias, [q.shape[-1], k.shape[-1], v.shape[-1]])
         q, k, v = q + shift[0], k + shift[1], v + shift[2]
     q = heads(q, count)
     k, v = (t if t.dim() == 4 else heads(t, count) for t in (k, v))
     if call.has(6):
         k, v = torch.cat((call.tensor(6), k), 2), torch.cat((call.tensor(7), v), 2)
     y = _attended(call, q, k, v, mask=call.optional(4), extra=call.optional(5))
-    return [joined(y), k, v][: max(call.num_outputs, 1)]
+    return several(joined(y), k, v)[: max(call.num_outputs, 1)]
 
 
 def _attended(
@@ -182,7 +182,7 @@ def _group_query_attention(call: Call) -> Result:
         if window >= 0:
             seen = seen & _within(q, k, window)
         y = attend(q, k, v, seen, scale)
-    return [joined(y), k, v][: max(call.num_outputs, 1)]
+    return several(joined(y), k, v)[: max(call.num_outputs, 1)]
 
 
 def _within(q: Tensor, k: Tensor, window: int) -> Tensor:
@@ -196,7 +196,7 @@ def _unpacked(call: Call, count: int, shared: int) -> tuple[Tensor, Tensor, Tens
     if call.has(1):
         return heads(q, count), heads(call.tensor(1), shared), heads(call.tensor(2), shared)
     size = q.shape[-1] // (count + 2 * shared)
-    parts = q.split([count * size, shared * size, shared * size], -1)
+    parts = torch.split(q, [count * size, shared * size, shared * size], -1)
     return heads(parts[0], count), heads(parts[1], shared), heads(parts[2], shared)
 
 

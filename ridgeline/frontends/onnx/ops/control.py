@@ -18,6 +18,9 @@ def _if(call: Call) -> Result:
     condition = call.value(0)
     if isinstance(condition, Known) or is_real(condition):
         return call.run(call.body("then_branch" if call.int_at(0) else "else_branch"), ())
+    if call.raw(0).is_meta and not torch.compiler.is_exporting():
+        call.run(call.body("else_branch"), ())  # a run for shapes takes both ways
+        return call.run(call.body("then_branch"), ())
     return _cond(call, call.tensor(0).reshape(()))
 
 

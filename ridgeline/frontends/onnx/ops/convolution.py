@@ -95,7 +95,11 @@ def _conv_transpose(call: Call) -> Value:
     befores, afters = _cuts(call, full, size, strides)
     function = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[rank]
     group = call.integer("group")
-    if befores == afters and min(befores) >= 0 and all(e < s for e, s in zip(extra, strides, strict=True)):
+    if (
+        befores == afters
+        and min(befores) >= 0
+        and all(e < s for e, s in zip(extra, strides, strict=True))
+    ):
         return function(x, weight, bias, strides, befores, extra, group, dilations)
     whole = function(x, weight, bias, strides, 0, 0, group, dilations)
     ends = [e - a for e, a in zip(extra, afters, strict=True)]
@@ -129,7 +133,7 @@ def _col2im(call: Call) -> Value:
     columns, size, kernel = call.tensor(0), call.ints(1), call.ints(2)
     w = window(call, kernel, size)
     if len(size) == 2 and w.is_even:
-        return F.fold(columns, size, kernel, w.dilations, w.befores, w.strides)
+        return F.fold(columns, tuple(size), tuple(kernel), w.dilations, w.befores, w.strides)
     samples, channels = columns.shape[0], columns.shape[1] // int(torch.tensor(kernel).prod())
     whole = [n + b + a for n, b, a in zip(size, w.befores, w.afters, strict=True)]
     places = torch.arange(int(torch.tensor(whole).prod()), device=columns.device).reshape(whole)
@@ -176,8 +180,7 @@ def _taps(w: Window, height: int, width: int, like: Tensor) -> Tensor:
         for n, s, b in zip((height, width), w.strides, w.befores, strict=True)
     ]
     steps = [
-        torch.arange(k, device=like.device) * d
-        for k, d in zip(w.kernel, w.dilations, strict=True)
+        torch.arange(k, device=like.device) * d for k, d in zip(w.kernel, w.dilations, strict=True)
     ]
     rows_ = (steps[0].reshape(-1, 1, 1, 1) + starts[0].reshape(1, 1, -1, 1)).expand(
         w.kernel[0], w.kernel[1], height, width

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ridgeline.frontends.onnx.call import Call, Value
+from ridgeline.frontends.onnx.call import Call, Result, Value, several
 from ridgeline.frontends.onnx.dtypes import WIDE_ENOUGH
 from ridgeline.frontends.onnx.table import Row, Run, rows
 from ridgeline.frontends.onnx.weights import known
@@ -100,7 +100,7 @@ def _aligned(call: Call, y: Tensor) -> Tensor:
     return y.reshape(*y.shape, *(1,) * trailing)
 
 
-def _equal(call: Call) -> Value:
+def _equal(call: Call) -> Result:
     if call.element(0).name == "string":
         return known(np.asarray(call.array(0) == call.array(1), np.bool_))
     return comparison(operator.eq)(call)
@@ -241,7 +241,9 @@ def _prelu(call: Call) -> Value:
     x, slope = widened(call.tensor(0)), widened(call.tensor(1))
     rank, shape = x.dim(), tuple(slope.shape)
     is_per_channel = rank > 1 and shape[1:] == (1,) * (rank - 2) and shape[:1] == x.shape[1:2]
-    if x.is_floating_point() and (slope.numel() == 1 or (is_per_channel and len(shape) == rank - 1)):
+    if x.is_floating_point() and (
+        slope.numel() == 1 or (is_per_channel and len(shape) == rank - 1)
+    ):
         return F.prelu(x, slope.reshape(-1))
     if call.version < 7 and len(shape) == 1:
         slope = slope.reshape(-1, *(1,) * (rank - 2))
@@ -261,7 +263,7 @@ def _where(call: Call) -> Value:
     return torch.where(condition, call.tensor(1), y)
 
 
-def _dropout(call: Call) -> Value:
+def _dropout(call: Call) -> Result:
     """The identity, unless its third input says that it trains."""
     mask = torch.ones(call.shape(0), dtype=torch.bool, device=call.tensor(0).device)
     is_training = call.has(2) and bool(call.int_at(2))
@@ -269,8 +271,8 @@ def _dropout(call: Call) -> Value:
     if is_training and ratio > 0:
         mask = torch.rand(call.shape(0), device=mask.device) >= ratio
         kept = call.tensor(0) * mask / (1 - ratio)
-        return [kept.to(call.dtype(0)), mask]
-    return [call.value(0), mask] if call.wants(1) else call.value(0)
+        return several(kept.to(call.dtype(0)), mask)
+    return several(call.value(0), mask)[: max(call.num_outputs, 1)]
 
 
 def _swiglu(call: Call) -> Value:

@@ -22,7 +22,7 @@ def _gather(call: Call) -> Value:
     x, where = call.raw(0), call.tensor(1)
     if isinstance(call.value(0), Known) and x.dim() == 2 and axis == 0 and x.is_floating_point():
         return F.embedding(where, x)
-    return x[(*(slice(None),) * axis, where.long())]
+    return _indexed(x, axis, where.long())
 
 
 def _gather_known(call: Call, axis: int, index: NDArray[np.int64]) -> Value:
@@ -34,7 +34,13 @@ def _gather_known(call: Call, axis: int, index: NDArray[np.int64]) -> Value:
     if flat and flat == list(range(flat[0], flat[0] + len(flat))):
         return x.narrow(axis, flat[0], len(flat)).reshape(shape)
     places = call.lifted(known(np.ascontiguousarray(index)))
-    return x[(*(slice(None),) * axis, places)]
+    return _indexed(x, axis, places)
+
+
+def _indexed(x: Tensor, axis: int, places: Tensor) -> Tensor:
+    """`x` at places along one dimension, which take its place."""
+    before: tuple[slice | Tensor, ...] = (slice(None),) * axis
+    return x[(*before, places)]
 
 
 def wrapped(index: Tensor, length: int) -> Tensor:
@@ -129,10 +135,12 @@ def _top_k(call: Call) -> Result:
 
 
 def _nonzero(call: Call) -> Value:
+    call.require_data("how many elements it finds")
     return call.tensor(0).nonzero().t()
 
 
 def _compress(call: Call) -> Value:
+    call.require_data("how many elements it keeps")
     x, keep = call.raw(0), call.tensor(1)
     axis = call.axis() if call.given("axis") else 0
     x = x if call.given("axis") else x.reshape(-1)
@@ -142,6 +150,7 @@ def _compress(call: Call) -> Value:
 
 def _unique(call: Call) -> Result:
     """In order of value, or of first appearance."""
+    call.require_data("how many values are different")
     x = call.tensor(0)
     axis = call.axis() if call.given("axis") else None
     x = x if axis is not None else x.reshape(-1)
@@ -172,6 +181,7 @@ def _cumulative(call: Call, *, is_product: bool) -> Value:
 
 def _nms(call: Call) -> Value:
     """Boxes kept per batch and class, best first, each overlapping no better one too much."""
+    call.require_data("how many boxes it keeps")
     boxes, scores = call.tensor(0), call.tensor(1)
     most = call.int_at(2) if call.has(2) else 0
     overlap = call.float_at(3) if call.has(3) else 0.0
@@ -180,7 +190,9 @@ def _nms(call: Call) -> Value:
         (n, c, i)
         for n in range(scores.shape[0])
         for c in range(scores.shape[1])
-        for i in _kept(_corners(boxes[n], call.flag("center_point_box")), scores[n, c], most, overlap, least)
+        for i in _kept(
+            _corners(boxes[n], call.flag("center_point_box")), scores[n, c], most, overlap, least
+        )
     ]
     return torch.tensor(kept, dtype=torch.int64, device=boxes.device).reshape(-1, 3)
 

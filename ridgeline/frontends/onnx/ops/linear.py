@@ -48,7 +48,11 @@ def _gemm(call: Call) -> Value:
     if not x.is_floating_point():
         return _integer_gemm(call, x, call.tensor(1), c)
     x = x.t() if call.flag("transA") else x
-    has_bias = c is not None and beta == 1.0 and c.shape == (call.shape(1)[0 if call.flag("transB") else 1],)
+    has_bias = (
+        c is not None
+        and beta == 1.0
+        and c.shape == (call.shape(1)[0 if call.flag("transB") else 1],)
+    )
     if alpha == 1.0 and (c is None or has_bias):
         weight = call.tensor(1) if call.flag("transB") else transposed(call, 1)
         return F.linear(x, call.tensor(1).t() if weight is None else weight, c)

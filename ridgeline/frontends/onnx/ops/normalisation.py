@@ -15,7 +15,16 @@ def _batch_norm(call: Call) -> Result:
     is_training = call.integer("training_mode", 0) or not call.integer("is_test", 1)
     if not is_training:
         dtype = x.dtype
-        y = F.batch_norm(x, mean.to(dtype), var.to(dtype), scale.to(dtype), bias.to(dtype), False, 0.0, call.number("epsilon"))
+        y = F.batch_norm(
+            x,
+            mean.to(dtype),
+            var.to(dtype),
+            scale.to(dtype),
+            bias.to(dtype),
+            False,
+            0.0,
+            call.number("epsilon"),
+        )
         return y
     dims = [d for d in range(x.dim()) if d != 1]
     batch_var, batch_mean = torch.var_mean(x, dims, correction=0)
@@ -28,7 +37,11 @@ def _layer_norm(call: Call) -> Result:
     x, scale, bias = call.tensor(0), call.tensor(1), call.optional(2)
     axis, epsilon = call.axis(), call.number("epsilon")
     shape = list(x.shape[axis:])
-    if call.num_outputs == 1 and list(scale.shape) == shape and (bias is None or list(bias.shape) == shape):
+    if (
+        call.num_outputs == 1
+        and list(scale.shape) == shape
+        and (bias is None or list(bias.shape) == shape)
+    ):
         return F.layer_norm(x, shape, scale, bias, epsilon)
     dims = list(range(axis, x.dim()))
     wide = x.float() if call.integer("stash_type", 1) == 1 else x

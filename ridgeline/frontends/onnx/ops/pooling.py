@@ -114,8 +114,8 @@ def _max_pool_with_places(call: Call, x: Tensor, w: Window) -> Result:
     else:
         afters = [a + e for a, e in zip(w.afters, _ends(call, w), strict=True)]
         grown = padded(whole, [0, 0, *w.befores], [0, 0, *afters], -torch.inf)
-        pool = _MAX_PLACES[len(w.kernel)]
-        values, places = pool(grown, w.kernel, w.strides, 0, w.dilations, False, True)
+        pool, none = _MAX_PLACES[len(w.kernel)], (0,) * len(w.kernel)
+        values, places = pool(grown, w.kernel, w.strides, none, w.dilations, False, True)
         places = _moved(places, grown.shape[2:], size, w.befores)
     if call.flag("storage_order"):
         places = _column_major(places, size)
@@ -179,9 +179,7 @@ def _max_unpool(call: Call) -> Value:
     x, places, w = call.tensor(0), call.tensor(1), _window(call)
     natural = [
         (n - 1) * s - b - a + k
-        for n, s, b, a, k in zip(
-            x.shape[2:], w.strides, w.befores, w.afters, w.kernel, strict=True
-        )
+        for n, s, b, a, k in zip(x.shape[2:], w.strides, w.befores, w.afters, w.kernel, strict=True)
     ]
     wanted = call.ints(2)[2:] if call.has(2) else natural
     inside = _coordinates(places % prod(natural), natural)

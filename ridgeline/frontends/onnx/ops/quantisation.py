@@ -40,7 +40,9 @@ def spread(t: Tensor, shape: torch.Size, axis: int, block: int) -> Tensor:
     return t.reshape(line)
 
 
-def quantised(x: Tensor, scale: Tensor, zero: Tensor | None, target: ElementType, *, saturates: bool) -> Tensor:
+def quantised(
+    x: Tensor, scale: Tensor, zero: Tensor | None, target: ElementType, *, saturates: bool
+) -> Tensor:
     """`x / scale + zero`, rounded half to even, kept inside the range of the type."""
     y = x / scale
     if target.name not in _RANGES:

@@ -25,9 +25,9 @@ _ACTIVATIONS: dict[str, Callable[[float | None, float | None], Activation]] = {
     "leakyrelu": lambda a, b: lambda x: F.leaky_relu(x, 0.01 if a is None else a),
     "thresholdedrelu": lambda a, b: lambda x: F.threshold(x, 1.0 if a is None else a, 0.0),
     "scaledtanh": lambda a, b: lambda x: (a or 1.0) * torch.tanh((b or 1.0) * x),
-    "hardsigmoid": lambda a, b: lambda x: (
-        (0.2 if a is None else a) * x + (0.5 if b is None else b)
-    ).clamp(0, 1),
+    "hardsigmoid": lambda a, b: (
+        lambda x: ((0.2 if a is None else a) * x + (0.5 if b is None else b)).clamp(0, 1)
+    ),
     "elu": lambda a, b: lambda x: F.elu(x, 1.0 if a is None else a),
 }
 
@@ -169,12 +169,12 @@ def _by_torch(
     x = x_TNI.flip(0) if is_reverse else x_TNI
     rest = (weights, has_biases, 1, 0.0, False, directions == 2, False)
     if cell.op == "LSTM":
-        y, *finals = torch._VF.lstm(x, tuple(states), *rest)  # type: ignore[attr-defined]
+        y, *finals = torch._VF.lstm(x, tuple(states), *rest)
     else:
         name = "gru" if cell.op == "GRU" else f"rnn_{_names(call, cell)[0]}"
-        y, *finals = getattr(torch._VF, name)(x, states[0], *rest)  # type: ignore[attr-defined]
+        y, *finals = getattr(torch._VF, name)(x, states[0], *rest)
     y = y.flip(0) if is_reverse else y
-    y = y.unflatten(2, (directions, -1)).transpose(1, 2)
+    y = y.reshape(*y.shape[:2], directions, -1).transpose(1, 2)
     return y, finals
 
 
@@ -249,9 +249,7 @@ def _directions(call: Call, cell: Cell) -> list[Direction]:
     alphas, betas = (call.numbers(f"activation_{k}", ()) for k in ("alpha", "beta"))
     padded_a = [*alphas, *(None,) * (len(names) - len(alphas))]
     padded_b = [*betas, *(None,) * (len(names) - len(betas))]
-    functions = [
-        _ACTIVATIONS[n](a, c) for n, a, c in zip(names, padded_a, padded_b, strict=True)
-    ]
+    functions = [_ACTIVATIONS[n](a, c) for n, a, c in zip(names, padded_a, padded_b, strict=True)]
     found = []
     for i in range(w.shape[0]):
         wb, rb = (w.new_zeros(w.shape[1]),) * 2 if b is None else b[i].chunk(2)

@@ -12,7 +12,9 @@ from ridgeline.frontends.onnx.table import Row, rows
 Reduce = Callable[[Tensor, list[int], bool], Tensor]
 
 
-def _reduction(function: Reduce, *, alone: Callable[[Tensor], Tensor] | None = None) -> Callable[[Call], Value]:
+def _reduction(
+    function: Reduce, *, alone: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Call], Value]:
     """A row's function; alone: what is left of it where there is no dimension to reduce."""
 
     def run(call: Call) -> Value:

@@ -1,6 +1,6 @@
 """Reading an image elsewhere than at its pixels: resizing, grids, regions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import floor
 
@@ -43,7 +43,9 @@ def _resize(call: Call) -> Value:
         return call.value(0)
     kernel = _torch_mode(call, x, moving, mode)
     if kernel:
-        size = tuple(next((a.after for a in moving if a.dim == d), x.shape[d]) for d in range(2, x.dim()))
+        size = tuple(
+            next((a.after for a in moving if a.dim == d), x.shape[d]) for d in range(2, x.dim())
+        )
         corners = None if kernel == "nearest" else _how(call) == "align_corners"
         return F.interpolate(x, size=size, mode=kernel, align_corners=corners)
     return _nearest(call, x, moving) if mode == "nearest" else _weighted(call, x, moving, mode)
@@ -68,7 +70,8 @@ def _resized(call: Call) -> list[Axis]:
     else:
         scales = call.numbers("scales") if call.given("scales") else _scales(call)
         afters = [
-            floor(shape[a] * (r[1] - r[0]) * s) for a, s, r in zip(axes, scales, regions, strict=True)
+            floor(shape[a] * (r[1] - r[0]) * s)
+            for a, s, r in zip(axes, scales, regions, strict=True)
         ]
     return [
         Axis(dim=d, before=shape[d], after=n, scale=s, first=r[0], last=r[1])
@@ -99,14 +102,19 @@ def _torch_mode(call: Call, x: Tensor, axes: Sequence[Axis], mode: str) -> str:
     if not x.is_floating_point() or call.integer("antialias", 0):
         return ""
     if mode == "nearest":
-        is_floor = call.text("nearest_mode", "floor" if call.version < 11 else "round_prefer_floor") == "floor"
+        is_floor = (
+            call.text("nearest_mode", "floor" if call.version < 11 else "round_prefer_floor")
+            == "floor"
+        )
         return "nearest" if how == "asymmetric" and is_floor else ""
     is_known = how in ("half_pixel", "align_corners") or (
         how == "pytorch_half_pixel" and min(a.after for a in axes) > 1
     )
     if mode == "linear":
         return ("linear", "bilinear", "trilinear")[spatial - 1] if is_known else ""
-    is_same = call.number("cubic_coeff_a", -0.75) == -0.75 and not call.integer("exclude_outside", 0)
+    is_same = call.number("cubic_coeff_a", -0.75) == -0.75 and not call.integer(
+        "exclude_outside", 0
+    )
     return "bicubic" if is_known and is_same and spatial == 2 else ""
 
 
@@ -134,17 +142,20 @@ def _places(call: Call, axis: Axis) -> Floats:
             return (out + 0.5) / scale - 0.5
 
 
+_ROUNDINGS: dict[str, Callable[[Floats], Floats]] = {
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round_prefer_floor": lambda v: np.ceil(v - 0.5),
+    "round_prefer_ceil": lambda v: np.floor(v + 0.5),
+}
+
+
 def _nearest(call: Call, x: Tensor, axes: Sequence[Axis]) -> Value:
     default = "floor" if call.version < 11 else "round_prefer_floor"
     rounding = call.text("nearest_mode", default)
     for axis in axes:
         where = _places(call, axis)
-        whole = {
-            "floor": np.floor,
-            "ceil": np.ceil,
-            "round_prefer_floor": lambda v: np.ceil(v - 0.5),
-            "round_prefer_ceil": lambda v: np.floor(v + 0.5),
-        }[rounding](where)
+        whole = _ROUNDINGS[rounding](where)
         index = known(np.clip(whole, 0, axis.before - 1).astype(np.int64))
         x = x.index_select(axis.dim, call.lifted(index))
     return _extrapolated(call, x, axes)
@@ -224,12 +235,18 @@ def _affine_grid(call: Call) -> Value:
 def _roi_align(call: Call) -> Value:
     """Each bin of each region is the mean or maximum of points read bilinearly."""
     x, regions, samples = call.tensor(0), call.tensor(1), call.tensor(2).long()
-    shift = 0.5 if call.version >= 16 and call.text("coordinate_transformation_mode") == "half_pixel" else 0.0
+    shift = (
+        0.5
+        if call.version >= 16 and call.text("coordinate_transformation_mode") == "half_pixel"
+        else 0.0
+    )
     corners = regions * call.number("spatial_scale") - shift
     start, end = corners[:, :2].flip(1), corners[:, 2:].flip(1)  # (y, x)
     reach = end - start if shift else (end - start).clamp(min=1.0)
     out = (call.integer("output_height"), call.integer("output_width"))
     ratio = call.integer("sampling_ratio")
+    if ratio == 0:
+        call.require_data("how many points it reads")
     parts = []
     for i in range(len(regions)):
         bins = reach[i] / torch.tensor(out, device=x.device)
@@ -239,7 +256,8 @@ def _roi_align(call: Call) -> Value:
             + bins[d] * (torch.arange(out[d] * counts[d], device=x.device) + 0.5) / counts[d]
             for d in range(2)
         ]
-        grid = _bilinear(x[samples[i]], points[0], points[1])
+        image = x.index_select(0, samples[i : i + 1]).squeeze(0)
+        grid = _bilinear(image, points[0], points[1])
         blocks = grid.reshape(*grid.shape[:-2], out[0], counts[0], out[1], counts[1])
         parts.append(blocks.amax((-3, -1)) if call.text("mode") == "max" else blocks.mean((-3, -1)))
     found = torch.stack(parts)  # (regions, corners, channels, height, width)
@@ -249,9 +267,7 @@ def _roi_align(call: Call) -> Value:
 def _bilinear(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """(4, C, Y, X): the four weighted corners around every point; outside the image they are 0."""
     rows_, columns = (_corners(v, n) for v, n in zip((y, x), image.shape[1:], strict=True))
-    corners = [
-        image[:, i][:, :, j] * (p.reshape(-1, 1) * q) for i, p in rows_ for j, q in columns
-    ]
+    corners = [image[:, i][:, :, j] * (p.reshape(-1, 1) * q) for i, p in rows_ for j, q in columns]
     return torch.stack(corners)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ridgeline.frontends.onnx.call import Call, Result, Value
+from ridgeline.frontends.onnx.call import Call, Result, Value, several
 from ridgeline.frontends.onnx.table import Row, rows
 from ridgeline.frontends.onnx.weights import Known, known
 
@@ -36,13 +36,13 @@ def _split(call: Call) -> Value:
     x, axis = call.raw(0), call.axis()
     whole = x.shape[axis]
     if not call.has(1):
-        parts = x.split(1, axis)
+        parts = torch.split(x, 1, axis)
         keeps = bool(call.integer("keepdims"))
         return tuple(p if keeps else p.squeeze(axis) for p in parts)
     lengths = call.ints(1)
     if call.rank(1):
-        return x.split(lengths, axis)
-    return x.split(lengths[0], axis) if whole else (x,)
+        return torch.split(x, lengths, axis)
+    return torch.split(x, lengths[0], axis) if whole else (x,)
 
 
 def _concat(call: Call) -> Value:
@@ -58,8 +58,8 @@ def _map(call: Call) -> Result:
     columns = [v if isinstance(v, tuple) else (v,) * len(first) for v in call.inputs]
     results = [call.run(body, values) for values in zip(*columns, strict=True)]
     if not results:
-        return [() for _ in body.outputs]
-    return [tuple(column) for column in zip(*results, strict=True)]
+        return several(*(() for _ in body.outputs))
+    return several(*(tuple(column) for column in zip(*results, strict=True)))
 
 
 def _has_element(call: Call) -> Value:

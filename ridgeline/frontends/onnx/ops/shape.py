@@ -74,7 +74,7 @@ def _split(call: Call) -> Result:
         whole = call.shape(0)[axis]
         step = -(-whole // parts)
         lengths = [max(0, min(step, whole - i * step)) for i in range(parts)]
-    return list(call.raw(0).split(lengths, axis))
+    return list(torch.split(call.raw(0), lengths, axis))
 
 
 def _slice(call: Call) -> Value:

@@ -25,7 +25,8 @@ def _dft(call: Call) -> Value:
     length = call.int_at(1) if call.has(1) else None
     signal = _as_complex(x)
     if is_inverse and is_onesided:
-        return torch.fft.irfft(signal, length, axis).unsqueeze(-1)
+        real: Tensor = torch.fft.irfft(signal, length, axis)
+        return real.unsqueeze(-1)
     if is_inverse:
         return torch.view_as_real(torch.fft.ifft(signal, length, axis))
     if is_onesided and not signal.is_complex():
@@ -40,7 +41,9 @@ def _stft(call: Call) -> Value:
     """Frames, weighted, transformed one by one."""
     signal, step = _as_complex(call.tensor(0)), call.int_at(1)
     window = call.optional(2)
-    length = call.int_at(3) if call.has(3) else (signal.shape[1] if window is None else window.shape[0])
+    length = (
+        call.int_at(3) if call.has(3) else (signal.shape[1] if window is None else window.shape[0])
+    )
     frames = signal.unfold(1, length, step)
     frames = frames if window is None else frames * window
     if bool(call.integer("onesided", 1)) and not frames.is_complex():

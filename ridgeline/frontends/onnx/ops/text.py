@@ -1,11 +1,15 @@
 """Texts: they are known values, whatever is done with them."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from ridgeline.frontends.onnx.call import Call, Result, Value
+from ridgeline.frontends.onnx.call import Call, Result, Value, several
 from ridgeline.frontends.onnx.dtypes import Array
 from ridgeline.frontends.onnx.table import Row, rows
 from ridgeline.frontends.onnx.weights import known
+
+_CASES: dict[str, Callable[[str], str]] = {"UPPER": str.upper, "LOWER": str.lower, "NONE": str}
 
 
 def _texts(call: Call, index: int) -> Array:
@@ -21,7 +25,9 @@ def _array(texts: list[str]) -> Array:
 
 
 def _concat(call: Call) -> Value:
-    return known(np.asarray(_texts(call, 0) + _texts(call, 1), object))
+    left, right = np.broadcast_arrays(_texts(call, 0), _texts(call, 1))
+    pairs = zip(left.reshape(-1), right.reshape(-1), strict=True)
+    return known(_array([f"{a}{b}" for a, b in pairs]).reshape(left.shape))
 
 
 def _normalise(call: Call) -> Value:
@@ -29,7 +35,7 @@ def _normalise(call: Call) -> Value:
     case, is_exact = call.text("case_change_action", "NONE"), call.flag("is_case_sensitive")
     stops = call.texts("stopwords", ())
     stops = stops if is_exact else [s.lower() for s in stops]
-    change = {"UPPER": str.upper, "LOWER": str.lower, "NONE": str}[case]
+    change = _CASES[case]
 
     def line(texts: list[str]) -> list[str]:
         return [change(t) for t in texts if (t if is_exact else t.lower()) not in stops]
@@ -45,11 +51,11 @@ def _split(call: Call) -> Result:
     array = _texts(call, 0)
     mark = call.text("delimiter", "") or None
     most = call.integer("maxsplit") if call.given("maxsplit") else -1
-    parts = [t.split(mark, most) if t else [] for t in array.reshape(-1)]
+    parts = [str(t).split(mark, most) if t else [] for t in array.reshape(-1)]
     counts = np.array([len(p) for p in parts], np.int64).reshape(array.shape)
     width = max((len(p) for p in parts), default=0)
     filled = [t for p in parts for t in (*p, *[""] * (width - len(p)))]
-    return [known(_array(filled).reshape(*array.shape, width)), known(counts)]
+    return several(known(_array(filled).reshape(*array.shape, width)), known(counts))
 
 
 ROWS: tuple[Row, ...] = rows(
