@@ -1,6 +1,7 @@
 """One call of an operator: its inputs and attributes as the table's functions ask for them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeGuard, Union
@@ -11,6 +12,7 @@ from onnx import AttributeProto, defs
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ridgeline.errors import CaptureError, UnsupportedOp
 from ridgeline.frontends.onnx.dtypes import Array, ElementType, decoded, to_array, type_of
@@ -35,7 +37,8 @@ class TooLarge(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Call:
     """A node about to run. version: of its operator set; materialise: a known value as a tensor;
-    run: a sub-graph on these values; is_ahead: whether all inputs are known and the outputs will be
+    run: a sub-graph on these values; find: a value around the node; enter: a sub-graph with other
+    values for the names it reads around it and another way to make known values tensors; is_ahead: whether all inputs are known and the outputs will be
     known too.
     """
 
@@ -46,6 +49,8 @@ class Call:
     device: torch.device
     materialise: Callable[[Known], Tensor]
     run: Callable[[Body, Sequence[Value]], list[Value]]
+    find: Callable[[str], Value]
+    enter: Callable[[Body, Mapping[str, Value], Callable[[Known], Tensor]], list[Value]]
     is_ahead: bool = False
 
     # inputs
@@ -279,6 +284,13 @@ def is_real(value: Value) -> TypeGuard[Tensor]:
     if not isinstance(value, Tensor) or isinstance(value, FakeTensor | FunctionalTensor):
         return False
     return not value.is_meta and not torch.compiler.is_exporting()
+
+
+@contextmanager
+def outside_trace() -> Iterator[None]:
+    """Within the block torch computes at once, whatever is being traced around it."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        yield
 
 
 def dtype_of(element: ElementType) -> torch.dtype:

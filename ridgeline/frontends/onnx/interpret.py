@@ -1,7 +1,6 @@
 """Interprets an ONNX model: node by node, what is known computed ahead, the rest with torch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +9,9 @@ import torch
 from onnx import defs, helper
 from onnx.defs import onnx_opset_version
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from ridgeline.errors import CaptureError, RidgelineError, UnsupportedOp
-from ridgeline.frontends.onnx.call import Call, Result, TooLarge, Value
+from ridgeline.frontends.onnx.call import Call, Result, TooLarge, Value, outside_trace
 from ridgeline.frontends.onnx.dtypes import to_array, to_tensor, type_of
 from ridgeline.frontends.onnx.ops import row_of
 from ridgeline.frontends.onnx.read import DOMAIN, function_of
@@ -127,6 +125,15 @@ class Interpreter:
             given = dict(zip(body.inputs, values, strict=True))
             return self._body(body, Frame(given, frame.opsets, frame.attributes, frame))
 
+        def enter(
+            body: Body, rebound: Mapping[str, Value], materialise: Callable[[Known], Tensor]
+        ) -> list[Value]:
+            usual, self.materialise = self.materialise, materialise
+            try:
+                return self._body(body, Frame(dict(rebound), frame.opsets, frame.attributes, frame))
+            finally:
+                self.materialise = usual
+
         def call(materialise: Callable[[Known], Tensor], *, is_ahead: bool) -> list[Value]:
             made = Call(
                 node=node,
@@ -136,6 +143,8 @@ class Interpreter:
                 device=torch.device("cpu") if is_ahead else self.device,
                 materialise=materialise,
                 run=run,
+                find=frame.find,
+                enter=enter,
                 is_ahead=is_ahead,
             )
             return _listed(row.run(made))
@@ -158,13 +167,6 @@ class Interpreter:
         }
         frame = Frame(values, function.opsets, {**function.attributes, **attributes})
         return self._body(function.body, frame)
-
-
-@contextmanager
-def outside_trace() -> Iterator[None]:
-    """Within the block torch computes at once, whatever is being traced around it."""
-    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
-        yield
 
 
 def _plain_tensor(value: Known) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ridgeline.errors import CaptureError
-from ridgeline.frontends.onnx.call import Value, dtype_of
+from ridgeline.frontends.onnx.call import Value, dtype_of, outside_trace
 from ridgeline.frontends.onnx.dtypes import to_tensor
 from ridgeline.frontends.onnx.fuse import fused
-from ridgeline.frontends.onnx.interpret import Interpreter, outside_trace
+from ridgeline.frontends.onnx.interpret import Interpreter
 from ridgeline.frontends.onnx.records import OnnxModel
 from ridgeline.frontends.onnx.weights import SMALL, Known
 

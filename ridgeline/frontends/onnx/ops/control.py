@@ -1,12 +1,13 @@
 """If, Loop and Scan: what is known is decided now, what is not becomes torch.cond or an error."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ridgeline.frontends.onnx.call import Call, Result, Value, is_real
+from ridgeline.frontends.onnx.call import Call, Result, Value, dtype_of, is_real, outside_trace
+from ridgeline.frontends.onnx.records import Body
 from ridgeline.frontends.onnx.table import Row, rows
 from ridgeline.frontends.onnx.weights import Known, known
 
@@ -25,20 +26,53 @@ def _if(call: Call) -> Result:
 
 
 def _cond(call: Call, condition: Tensor) -> Result:
-    """Both branches in the graph; they read the values around them."""
+    """Both branches in the graph. What they read is handed to them: a first run, for shapes alone,
+    finds which known values they want as tensors.
+    """
+    bodies = [call.body("then_branch"), call.body("else_branch")]
+    names = sorted({n for b in bodies for n in b.captured if isinstance(call.find(n), Tensor)})
+    around = [v for v in map(call.find, names) if isinstance(v, Tensor)]
+    wanted = [_wanted(call, body, names, around) for body in bodies]
+    operands = (*around, *(call.materialise(k) for ks in wanted for k in ks))
+    first = (len(around), len(around) + len(wanted[0]))
 
-    def branch(name: str) -> tuple[Tensor, ...]:
-        return tuple(_as_tensor(call, v) for v in call.run(call.body(name), ()))
+    def branch(which: int) -> Callable[..., tuple[Tensor, ...]]:
+        def run(*given: Tensor) -> tuple[Tensor, ...]:
+            mine = iter(given[first[which] :])
+            rebound = dict(zip(names, given, strict=False))
+            values = call.enter(bodies[which], rebound, lambda known: next(mine))
+            return tuple(
+                _apart(_as_tensor(call, v, lambda known: next(mine)), given) for v in values
+            )
 
-    found = torch.ops.higher_order.cond(
-        condition, lambda: branch("then_branch"), lambda: branch("else_branch"), ()
-    )
-    return list(found)
+        return run
+
+    return list(torch.ops.higher_order.cond(condition, branch(0), branch(1), operands))
 
 
-def _as_tensor(call: Call, value: Value) -> Tensor:
+def _wanted(call: Call, body: Body, names: Sequence[str], around: Sequence[Tensor]) -> list[Known]:
+    """The known values that a branch reads as tensors, one for each time."""
+    found: list[Known] = []
+
+    def shape_of(value: Known) -> Tensor:
+        found.append(value)
+        return torch.empty(value.shape, dtype=dtype_of(value.element), device="meta")
+
+    with outside_trace():
+        given = [torch.empty(t.shape, dtype=t.dtype, device="meta") for t in around]
+        for value in call.enter(body, dict(zip(names, given, strict=True)), shape_of):
+            _as_tensor(call, value, shape_of)
+    return found
+
+
+def _apart(value: Tensor, given: Sequence[Tensor]) -> Tensor:
+    """`value` as one that a branch may return: none of what it was given."""
+    return value.clone() if any(value is g for g in given) else value
+
+
+def _as_tensor(call: Call, value: Value, materialise: Callable[[Known], Tensor]) -> Tensor:
     if isinstance(value, Known):
-        return call.materialise(value).clone()
+        return materialise(value)
     if not isinstance(value, Tensor):
         raise call.error("a branch makes a sequence, which no graph can choose")
     return value

@@ -73,7 +73,7 @@ def conv(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     function = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}.get(len(w.kernel))
     if function is None:
         raise call.error(f"it has {len(w.kernel)} spatial dimensions; 1 to 3 are taken")
-    return function(x, weight, bias, w.strides, padding, w.dilations, call.integer("group"))
+    return function(x, weight, bias, w.strides, padding, w.dilations, call.integer("group", 1))
 
 
 def _conv(call: Call) -> Value:
