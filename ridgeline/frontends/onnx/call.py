@@ -36,10 +36,12 @@ class TooLarge(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Call:
-    """A node about to run. version: of its operator set; materialise: a known value as a tensor;
-    run: a sub-graph on these values; find: a value around the node; enter: a sub-graph with other
-    values for the names it reads around it and another way to make known values tensors; is_ahead: whether all inputs are known and the outputs will be
-    known too.
+    """A node about to run. version: of its operator set; is_ahead: whether all inputs are known and
+    the outputs will be known too.
+
+    materialise: a known value as a tensor; run: a sub-graph on these values; find: a value around
+    the node; enter: a sub-graph with other values for the names that it reads around it, and
+    another way to make known values tensors.
     """
 
     node: OnnxNode
