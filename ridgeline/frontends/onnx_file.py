@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 # Words by which exporters name the sizes of inputs, in lower case.
 _LENGTH_WORDS = ("seq", "length", "len", "time", "tokens", "height", "width", "size")
 _DEFAULT_TOKENS, _DEFAULT_PIXELS = 128, 224
-_MAX_ELEMENTS = 2**31
+# Of a dimension; of an input where it is only described; of one that is made.
+_MAX_ELEMENTS, _MAX_MADE = 2**31, 2**28
 
 
 def is_onnx(target: str) -> bool:
@@ -117,7 +118,7 @@ def _example(model: "OnnxModel", name: str, shape: tuple[int, ...], device: str)
     dtype = model.inputs[name].element.carrier
     assert dtype is not None
     count = torch.Size(shape).numel()
-    if count > _MAX_ELEMENTS:
+    if count > (_MAX_ELEMENTS if device == "meta" else _MAX_MADE):
         raise TargetError(
             f"input {name} declares {list(shape)}, {count} elements: too many to make."
         )

@@ -1,10 +1,12 @@
 """Who runs a conformance case: our interpreter, our graph, onnxruntime."""
 
+import ctypes
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, TensorProto, numpy_helper
 from onnx_cases import Data
 from torch import Tensor
 
@@ -66,7 +68,7 @@ def capture_and_run(model: ModelProto, inputs: Sequence[Data]) -> list[Data]:
 
 
 def run_onnxruntime(model: ModelProto, inputs: Sequence[Data]) -> list[Data]:
-    """The outputs of onnxruntime on the CPU."""
+    """The outputs of onnxruntime on the CPU; types that NumPy lacks are handed over as bytes."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -75,5 +77,29 @@ def run_onnxruntime(model: ModelProto, inputs: Sequence[Data]) -> list[Data]:
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     names = [i.name for i in session.get_inputs()]
-    outputs: list[Data] = session.run(None, dict(zip(names, inputs, strict=False)))
-    return outputs
+    given = [np.asarray(i) if isinstance(i, np.generic) else i for i in inputs]
+    are_arrays = all(isinstance(i, np.ndarray) and i.dtype.kind not in "OUS" for i in given)
+    if not are_arrays or not all(o.type.startswith("tensor") for o in session.get_outputs()):
+        outputs: list[Data] = session.run(None, dict(zip(names, given, strict=False)))
+        return outputs
+    values = {n: _to_ort(i) for n, i in zip(names, given, strict=False)}
+    return [_from_ort(v) for v in session.run_with_ort_values(None, values)]
+
+
+def _to_ort(data: Any) -> Any:
+    from onnxruntime import OrtValue
+
+    tensor = numpy_helper.from_array(data)
+    value = OrtValue.ortvalue_from_shape_and_type(list(data.shape), tensor.data_type)
+    ctypes.memmove(value.data_ptr(), tensor.raw_data, len(tensor.raw_data))
+    return value
+
+
+def _from_ort(value: Any) -> Data:
+    if value.data_type() == "tensor(string)":
+        texts: Data = value.numpy()
+        return texts
+    raw = ctypes.string_at(value.data_ptr(), value.tensor_size_in_bytes())
+    tensor = TensorProto(data_type=value.element_type(), dims=value.shape(), raw_data=raw)
+    array: Data = numpy_helper.to_array(tensor)
+    return array

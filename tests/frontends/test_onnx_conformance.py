@@ -12,7 +12,7 @@ from onnx_cases import KINDS, Case, fault, load
 from onnx_expected import EXPECTED, NO_GRAPH
 from onnx_runners import capture_and_run, interpret
 
-# onnxruntime 1.31 passes 1,334 of the node cases; see docs/onnx.md.
+# What onnxruntime passes is in docs/onnx.md.
 FLOORS = {"node": 1835, "simple": 21, "pytorch-operator": 35, "pytorch-converted": 82}
 STRIDE = 5
 

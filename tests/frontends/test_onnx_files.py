@@ -7,6 +7,7 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs the extra onnx: pip install 'ridgeline[onnx]'")
 
+import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper
 
@@ -204,6 +205,21 @@ def test_a_value_that_asks_for_too_much_is_not_computed_ahead(write: Write) -> N
     nodes = [helper.make_node("ConstantOfShape", ["s"], ["w"], "fill"), ADD]
     with pytest.raises(RidgelineError):
         capture_target(Request(target=str(write(model(*nodes, weights=(shape,))))))
+
+
+def test_known_values_that_broadcast_to_too_much_are_not_computed_ahead(write: Write) -> None:
+    sides = [(4096, 1, 1), (1, 4096, 1), (1, 1, 4096)]
+    weights = [
+        helper.make_tensor(f"w{i}", FLOAT, side, np.zeros(side).reshape(-1))
+        for i, side in enumerate(sides)
+    ]
+    nodes = [
+        helper.make_node("Sum", ["w0", "w1", "w2"], ["big"]),
+        helper.make_node("ReduceMax", ["big"], ["w"], keepdims=0),
+        ADD,
+    ]
+    graph = capture_target(Request(target=str(write(model(*nodes, weights=tuple(weights))))))
+    assert [n.op for n in graph.nodes] == ["add", "add", "amax", "add"]
 
 
 def test_an_endless_loop_ends(write: Write) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from math import prod
 from typing import Any
 
 import onnx
@@ -21,6 +23,8 @@ from ridgeline.frontends.onnx.weights import SMALL, Known, known
 
 # Loops are unrolled: one that runs more nodes than this is no graph anyone would read.
 MAX_STEPS = 200_000
+# Of what inputs broadcast to, where it is computed ahead.
+_MAX_REACH = 2**22
 # Runs a node inside the modules that its path names.
 Within = Callable[[tuple[str, ...], Callable[[], list[Value]]], list[Value]]
 # What torch, NumPy and the functions of the table raise on shapes and types that do not fit.
@@ -149,7 +153,7 @@ class Interpreter:
             )
             return _listed(row.run(made))
 
-        if row.is_pure and _are_known(inputs):
+        if row.is_pure and _are_known(inputs) and _reach(inputs) <= _MAX_REACH:
             try:
                 with outside_trace():
                     return [_as_known(v) for v in call(_plain_tensor, is_ahead=True)]
@@ -176,6 +180,12 @@ def _plain_tensor(value: Known) -> Tensor:
 def _are_known(inputs: Sequence[Value]) -> bool:
     """Whether all of them are small and known."""
     return all(_are_known(v) if isinstance(v, tuple) else v is None or _is_small(v) for v in inputs)
+
+
+def _reach(inputs: Sequence[Value]) -> int:
+    """The elements of what these inputs broadcast to, if they do."""
+    shapes = [v.shape[::-1] for v in inputs if isinstance(v, Known)]
+    return prod(max(sizes) for sizes in zip_longest(*shapes, fillvalue=1))
 
 
 def _is_small(value: Value) -> bool:

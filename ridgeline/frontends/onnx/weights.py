@@ -21,8 +21,8 @@ _FIELDS |= {15: "double_data", 12: "uint64_data", 13: "uint64_data"}
 _PER_ELEMENT = {14: 2, 15: 2}
 # Known values of up to this many elements are computed ahead and their copies kept.
 SMALL = 2**14
-# What is declared rather than stored (an input, a sparse tensor) may be this large.
-MAX_MADE_BYTES = 2**34
+# What is declared and not stored, a sparse tensor, may be this large.
+MAX_MADE_BYTES = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,5 +1,7 @@
 """Linear algebra: products as torch's own composites, so that they cost and fuse like torch's."""
 
+from math import prod
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -70,6 +72,7 @@ def _integer_gemm(call: Call, x: Tensor, y: Tensor, c: Tensor | None) -> Value:
 
 
 def _einsum(call: Call) -> Value:
+    call.require_size([prod(call.shape(i)) for i in range(len(call.inputs))])
     return torch.einsum(call.text("equation").replace(" ", ""), *call.tensors())
 
 
