@@ -9,7 +9,7 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="TARGET",
-        help="zoo:NAME, FILE.py:FUNCTION, FILE.pt2, a Hugging Face folder, config.json or id.",
+        help="zoo:NAME, FILE.py:FUNCTION, FILE.pt2, FILE.onnx, a Hugging Face folder or id.",
     ),
 ]
 # The phases that run without an optimizer.

@@ -4,6 +4,7 @@ from ridgeline import zoo
 from ridgeline.frontends.decoders import is_decoder
 from ridgeline.frontends.exported import is_exported
 from ridgeline.frontends.huggingface import find_source, is_huggingface
+from ridgeline.frontends.onnx_file import is_onnx
 from ridgeline.frontends.zoo import PREFIX, is_zoo
 from ridgeline.graph import Phase
 
@@ -23,7 +24,7 @@ def _is_generator(target: str) -> bool:
     if is_zoo(target):
         name = target.removeprefix(PREFIX)
         return name in zoo.names() and Phase.DECODE.value in zoo.get(name).forms
-    if is_exported(target) or ".py" in target or not is_huggingface(target):
+    if is_exported(target) or is_onnx(target) or ".py" in target or not is_huggingface(target):
         return False
     config = find_source(target, with_weights=False).config
     names = config.get("architectures")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from ridgeline.errors import CaptureError, GraphError
+from ridgeline.errors import CaptureError, GraphError, RidgelineError
 from ridgeline.frontends.collapse import collapse
 from ridgeline.frontends.noise import drop_noise
 from ridgeline.graph import Graph, Phase
@@ -144,6 +144,8 @@ def _trace(
                 dynamic_shapes=_as_export_argument(dynamic),
                 strict=False,
             )
+    except RidgelineError:
+        raise
     except Exception as error:  # torch raises dozens of types; each means the same to the user
         if _is_refusal(error):
             raise CaptureError(f"{title} refuses these inputs: {error}.") from error

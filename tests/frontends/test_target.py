@@ -184,7 +184,7 @@ def test_exported_programs_that_are_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["", "resnet50", "model.onnx", "/missing/folder", "../../no-such-folder/x"]
+    "target", ["", "resnet50", "model.tflite", "/missing/folder", "../../no-such-folder/x"]
 )
 def test_targets_of_no_kind_list_the_kinds(target: str) -> None:
     message = error_of(target)
