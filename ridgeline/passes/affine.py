@@ -1,5 +1,6 @@
 """Affine: per-channel scales and shifts become part of the layer or norm before them."""
 
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -73,6 +74,7 @@ def _fold_norm(edit: Edit, norm: fx.Node) -> None:
     affine = _scale_and_shift(norm, edit.weights(), source.meta["val"].dim())
     if affine is not None and _absorb(edit, source, affine):
         edit.replace_uses(result, source)
+        edit.sweep(result)
 
 
 def _normalised(norm: fx.Node) -> fx.Node | None:
@@ -125,6 +127,7 @@ def _fold_arithmetic(edit: Edit, node: fx.Node) -> None:
         affine = _affine_of(node, constant, index) if constant is not None else None
         if affine is not None and _absorb(edit, source, affine):
             edit.replace_uses(node, source)
+            edit.sweep(node)
             return
 
 
@@ -141,13 +144,18 @@ def _affine_of(node: fx.Node, constant: Tensor, index: int) -> Affine | None:
         return Affine(None, value)
     if is_call(node, "div") and index == 0 and bool((value != 0).all()):
         return Affine(1 / value, None)
+    if is_call(node, "rsub"):
+        return Affine(minus, value) if index == 0 else Affine(None, -value)
     if is_call(node, "sub"):
         return Affine(None, -value) if index == 0 else Affine(minus, value)
     return None
 
 
-def _absorb(edit: Edit, source: fx.Node, affine: Affine) -> bool:
-    """Gives `source` weights that apply the affine as well; False where it cannot."""
+def _absorb(edit: Edit, result: fx.Node, affine: Affine) -> bool:
+    """Gives the call that made `result` weights that apply the affine as well; False where it
+    cannot.
+    """
+    source = _maker(result)
     packet = packet_of(source.target)
     shape = _parameter_shape(source, packet)
     parts = [None if part is None else _along(part, source, shape) for part in _parts(affine)]
@@ -160,7 +168,7 @@ def _absorb(edit: Edit, source: fx.Node, affine: Affine) -> bool:
     if any(n not in weights for n in known) or (shift is not None and packet == "aten.rms_norm"):
         return False
     is_norm = not (packet == "aten.linear" or packet in (*_CONVOLUTIONS, *_TRANSPOSED))
-    dtype = weights[weight].dtype if isinstance(weight, fx.Node) else source.meta["val"].dtype
+    dtype = weights[weight].dtype if isinstance(weight, fx.Node) else _made(source).dtype
     if weight is None and not is_norm:
         return False
     changes: dict[str, fx.Node] = {}
@@ -178,6 +186,23 @@ def _absorb(edit: Edit, source: fx.Node, affine: Affine) -> bool:
     return True
 
 
+def _maker(result: fx.Node) -> fx.Node:
+    """The call that made a value: an inference-time batch norm makes statistics beside it."""
+    if result.target is operator.getitem and result.args[1] == 0:
+        maker = result.args[0]
+        assert isinstance(maker, fx.Node)
+        return maker
+    return result
+
+
+def _made(source: fx.Node) -> Tensor:
+    """The spec of what a layer or norm makes."""
+    value = source.meta["val"]
+    first = value if isinstance(value, Tensor) else value[0]
+    assert isinstance(first, Tensor)
+    return first
+
+
 def _parts(affine: Affine) -> tuple[Tensor | None, Tensor | None]:
     return affine.scale, affine.shift
 
@@ -188,7 +213,7 @@ def _bias(source: fx.Node) -> object:
 
 def _parameter_shape(source: fx.Node, packet: str) -> tuple[int, ...] | None:
     """The shape of a layer's bias, or of a norm's weight; None for what takes no affine."""
-    value = source.meta["val"]
+    value = _made(source)
     if packet in _LAST_DIMS_NORMS:
         sizes = argument(source, "normalized_shape")
         assert isinstance(sizes, list | tuple)
@@ -196,7 +221,7 @@ def _parameter_shape(source: fx.Node, packet: str) -> tuple[int, ...] | None:
     if packet == "aten.linear" or packet in (*_CONVOLUTIONS, *_TRANSPOSED):
         return (value.shape[_channel_dim(source)],)
     is_norm = packet == "aten.group_norm" or (
-        packet == "aten.batch_norm" and _is_inference_norm(source)
+        packet in ("aten.batch_norm", _NO_TRAINING) and _is_inference_norm(source)
     )
     return (value.shape[1],) if is_norm else None
 
@@ -215,7 +240,7 @@ def _along(part: Tensor, source: fx.Node, shape: tuple[int, ...] | None) -> Tens
     """The part as the source's parameters are shaped; None where it varies in other dimensions."""
     if shape is None:
         return None
-    packet, rank = packet_of(source.target), source.meta["val"].dim()
+    packet, rank = packet_of(source.target), _made(source).dim()
     if packet in _LAST_DIMS_NORMS:
         first, last = rank - len(shape), rank
     elif packet in ("aten.linear", *_CONVOLUTIONS, *_TRANSPOSED):

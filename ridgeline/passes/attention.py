@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from ridgeline.graph import Graph
 from ridgeline.graph.edit import Edit
-from ridgeline.passes.layout import is_restriding
+from ridgeline.passes.layout import is_restriding, order_of
 from ridgeline.passes.match import (
     Matcher,
     argument,
@@ -76,8 +76,20 @@ def _recover(edit: Edit, matcher: Matcher, root: fx.Node) -> bool:
         matcher, k_transposed, product
     )
     q, k_transposed = product.args[:2]  # type: ignore[assignment]
-    k = edit.call(_aten.transpose.int, (k_transposed, -2, -1), root)
+    k = _swapped(edit, k_transposed, root)
     return replace(edit, root, _attend(edit, q, k, v, mask, scale, root))
+
+
+def _swapped(edit: Edit, matrices: fx.Node, at: fx.Node) -> fx.Node:
+    """The matrices transposed: what they are transposes of, where they are."""
+    order = order_of(matrices)
+    if order is not None:
+        rank = len(order)
+        if order == (*range(rank - 2), rank - 1, rank - 2):
+            source = matrices.args[0]
+            assert isinstance(source, fx.Node)
+            return source
+    return edit.call(_aten.transpose.int, (matrices, -2, -1), at)
 
 
 def _is_softmax(node: object) -> bool:

@@ -29,6 +29,7 @@ _REDUCTIONS = ("aten.mean.dim", "aten.sum.dim_IntList", "aten.amax.default", "at
 _SOFTMAXES = ("aten.softmax.int", "aten._softmax.default", "aten.log_softmax.int")
 # A constant met on the way is stored permuted; larger ones stop the permute instead.
 _MOST_CONSTANTS = 2**16
+_CATS = ("aten.cat", "aten.concat")
 Order = tuple[int, ...]
 
 
@@ -124,39 +125,50 @@ def _merge_reshapes(edit: Edit, node: fx.Node) -> bool:
 
 
 def _sink(edit: Edit, matcher: Matcher, node: fx.Node) -> bool:
-    """op(permute(x)) becomes permute(op(x)) where the op allows it."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not isinstance(
-        node.meta.get("val"), Tensor
-    ):
+    """op(permute(x)) becomes permute(op(x)) where that leaves the first permute unread."""
+    order = _common_order(matcher, node)
+    if order is None:
+        return False
+    permuted = [o for o in node.all_input_nodes if order_of(o) is not None]
+    readers = {user for operand in permuted for user in operand.users}
+    if not all(order_of(r) or _common_order(matcher, r) == order for r in readers):
         return False
     name = str(node.target)
     if name in _REDUCTIONS:
         return _sink_reduction(edit, node)
     if name in _SOFTMAXES:
         return _sink_softmax(edit, node)
-    if packet_of(node.target) in ("aten.cat", "aten.concat"):
+    if packet_of(node.target) in _CATS:
         return _sink_cat(edit, node)
-    row = row_of(packet_of(node.target))
-    is_pointwise = row.category in _POINTWISE and row.kind not in _DIRECTED
-    if is_pointwise or packet_of(node.target) == "aten._to_copy":
-        return _sink_pointwise(edit, matcher, node)
-    return False
-
-
-def _sink_pointwise(edit: Edit, matcher: Matcher, node: fx.Node) -> bool:
-    operands = node.all_input_nodes
-    rank = node.meta["val"].dim()
-    orders = {order_of(o) for o in operands if _constant(matcher, o, rank) is None}
-    if len(orders) != 1 or None in orders or "memory_format" in node.kwargs:
-        return False
-    (order,) = orders
-    assert order is not None
-    if len(order) != rank or any(
-        order_of(o) and o.meta["val"].dim() != rank for o in operands
-    ):
-        return False
-    swap = {o: _unpermuted(edit, matcher, o, order) for o in operands}
+    swap = {o: _unpermuted(edit, matcher, o, order) for o in node.all_input_nodes}
     return _rebuild(edit, node, swap, order)
+
+
+def _common_order(matcher: Matcher, node: fx.Node) -> Order | None:
+    """The order in which all operands of an op that could come before their permute were permuted;
+    None where there is none, or the op cares.
+    """
+    value = node.meta.get("val")
+    if not isinstance(node.target, torch._ops.OpOverload) or not isinstance(value, Tensor):
+        return None
+    name, packet = str(node.target), packet_of(node.target)
+    row = row_of(packet)
+    is_pointwise = row.category in _POINTWISE and row.kind not in _DIRECTED
+    is_pointwise |= packet == "aten._to_copy"
+    if name in _REDUCTIONS:
+        dims = argument(node, "dim")
+        return order_of(node.args[0]) if isinstance(dims, list | tuple) and dims else None
+    if name not in _SOFTMAXES and packet not in _CATS and not is_pointwise:
+        return None
+    if "memory_format" in node.kwargs:
+        return None
+    orders = {
+        order_of(o)
+        for o in node.all_input_nodes
+        if not is_pointwise or _constant(matcher, o, value.dim()) is None
+    }
+    (order,) = orders if len(orders) == 1 else (None,)
+    return order if order is not None and len(order) == value.dim() else None
 
 
 def _constant(matcher: Matcher, node: fx.Node, rank: int) -> Tensor | None:
@@ -204,14 +216,11 @@ def _replace(edit: Edit, node: fx.Node, new: fx.Node, order: Order) -> bool:
 
 
 def _sink_reduction(edit: Edit, node: fx.Node) -> bool:
-    order, dims = order_of(node.args[0]), argument(node, "dim")
-    if order is None or not isinstance(dims, list | tuple) or not dims:
-        return False
-    source = node.args[0].args[0]  # type: ignore[union-attr]
-    rank = len(order)
-    reduced = [order[int(d) % rank] for d in dims]  # type: ignore[arg-type]
-    keeps = bool(argument(node, "keepdim"))
+    source, order = _under_permute(node.args[0])
+    dims, keeps = argument(node, "dim"), bool(argument(node, "keepdim"))
+    assert isinstance(dims, list | tuple)
     assert isinstance(node.target, torch._ops.OpOverload)
+    reduced = [order[int(d) % len(order)] for d in dims]  # type: ignore[arg-type]
     new = edit.call(node.target, (source, reduced, keeps), node, node.kwargs)
     if keeps:
         return _replace(edit, node, new, order)
@@ -220,10 +229,7 @@ def _sink_reduction(edit: Edit, node: fx.Node) -> bool:
 
 
 def _sink_softmax(edit: Edit, node: fx.Node) -> bool:
-    order = order_of(node.args[0])
-    if order is None:
-        return False
-    source = node.args[0].args[0]  # type: ignore[union-attr]
+    source, order = _under_permute(node.args[0])
     dim = order[int(node.args[1]) % len(order)]  # type: ignore[arg-type]
     assert isinstance(node.target, torch._ops.OpOverload)
     new = edit.call(node.target, (source, dim, *node.args[2:]), node, node.kwargs)
@@ -233,15 +239,21 @@ def _sink_softmax(edit: Edit, node: fx.Node) -> bool:
 def _sink_cat(edit: Edit, node: fx.Node) -> bool:
     parts = node.args[0]
     assert isinstance(parts, list | tuple)
-    orders = {order_of(p) for p in parts}
-    if len(orders) != 1 or None in orders:
-        return False
-    (order,) = orders
-    assert order is not None
-    sources = [p.args[0] for p in parts]  # type: ignore[union-attr]
+    under = [_under_permute(part) for part in parts]
+    order = under[0][1]
     dim = order[int(argument(node, "dim")) % len(order)]  # type: ignore[arg-type]
-    new = edit.call(_aten.cat.default, (sources, dim), node)
+    new = edit.call(_aten.cat.default, ([source for source, _ in under], dim), node)
     return _replace(edit, node, new, order)
+
+
+def _under_permute(node: object) -> tuple[fx.Node, Order]:
+    """What a permute reads, and its order."""
+    order = order_of(node)
+    assert isinstance(node, fx.Node)
+    assert order is not None
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source, order
 
 
 def _permuted(edit: Edit, source: fx.Node, order: Sequence[int], at: fx.Node) -> fx.Node:
