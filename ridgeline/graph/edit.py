@@ -151,7 +151,7 @@ class Edit:
             if not isinstance(node.target, torch._ops.OpOverload):
                 if node.target is operator.getitem:
                     source, index = node.args
-                    node.meta["val"] = source.meta["val"][index]  # type: ignore[union-attr, index]
+                    node.meta["val"] = source.meta["val"][index]  # type: ignore[union-attr]
                 continue
             if node.target in VIEWS and not _is_viewable(mode, node):
                 (source,) = node.all_input_nodes[:1]

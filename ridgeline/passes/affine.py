@@ -158,10 +158,12 @@ def _absorb(edit: Edit, result: fx.Node, affine: Affine) -> bool:
     source = _maker(result)
     packet = packet_of(source.target)
     shape = _parameter_shape(source, packet)
-    parts = [None if part is None else _along(part, source, shape) for part in _parts(affine)]
-    if shape is None or any(p is None and q is not None for p, q in zip(parts, _parts(affine))):
+    scale, shift = (
+        part if part is None else _along(part, source, shape) for part in _parts(affine)
+    )
+    is_along = (scale is None, shift is None) == (affine.scale is None, affine.shift is None)
+    if shape is None or not is_along:
         return False
-    scale, shift = parts
     weights = edit.weights()
     weight, bias = argument(source, "weight"), _bias(source)
     known = [n for n in (weight, bias) if n is not None]

@@ -15,6 +15,7 @@ from ridgeline.passes.match import (
     arguments,
     is_call,
     is_plain,
+    operand,
     set_arguments,
 )
 from ridgeline.passes.rewrite import replace
@@ -72,11 +73,12 @@ def _recover(edit: Edit, matcher: Matcher, root: fx.Node) -> bool:
     if not _have_right_shapes(q, k_transposed, v, scores):
         return False
     mask = _additive_mask(edit, matcher, scores, product, root)
-    scale = scores.scale * _take_factor(matcher, q, product) * _take_factor(
-        matcher, k_transposed, product
+    scale = (
+        scores.scale
+        * _take_factor(matcher, q, product)
+        * _take_factor(matcher, k_transposed, product)
     )
-    q, k_transposed = product.args[:2]  # type: ignore[assignment]
-    k = _swapped(edit, k_transposed, root)
+    q, k = operand(product, 0), _swapped(edit, operand(product, 1), root)
     return replace(edit, root, _attend(edit, q, k, v, mask, scale, root))
 
 
@@ -349,5 +351,3 @@ def _grouped_source(node: fx.Node, expanded: fx.Node) -> fx.Node | None:
         return None
     x = inner.args[0]
     return x if isinstance(x, fx.Node) else None
-
-

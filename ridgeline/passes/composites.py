@@ -42,9 +42,7 @@ def _norm(has_mean: bool) -> Build:
         (shape,) = shapes
         assert shape is not None
         if has_mean:
-            new = edit.call(
-                _aten.layer_norm.default, (x, list(shape), None, None, epsilon), root
-            )
+            new = edit.call(_aten.layer_norm.default, (x, list(shape), None, None, epsilon), root)
         else:
             new = edit.call(_aten.rms_norm.default, (x, list(shape), None, epsilon), root)
         for name, target in (("g", _aten.mul.Tensor), ("b", _aten.add.Tensor)):
@@ -68,7 +66,7 @@ def _normalized_shape(x: fx.Node, reduction: fx.Node) -> tuple[int, ...] | None:
     if not isinstance(dims, list | tuple) or not dims:
         return None
     rank = value.dim()
-    reduced = sorted(int(d) % rank for d in dims)  # type: ignore[arg-type]
+    reduced = sorted(int(d) % rank for d in dims)
     shape = value.shape[rank - len(reduced) :]
     is_last = reduced == list(range(rank - len(reduced), rank))
     is_fixed = all(isinstance(size, int) for size in shape)

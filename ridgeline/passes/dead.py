@@ -36,7 +36,7 @@ def drop_dead_code(graph: Graph) -> Graph:
 
 def _unchanged(node: fx.Node, matcher: Matcher) -> fx.Node | None:
     """The operand that a node gives back as it is; None where it does something."""
-    operands = list(node.args[:2])
+    operands: list[object] = list(node.args[:2])
     if is_call(node, "cat") and isinstance(node.args[0], list | tuple) and len(node.args[0]) == 1:
         operands = list(node.args[0])
     elif packet_of(node.target) not in _SAME_SHAPE and not _is_neutral(node, operands, matcher):

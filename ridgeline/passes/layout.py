@@ -220,7 +220,7 @@ def _sink_reduction(edit: Edit, node: fx.Node) -> bool:
     dims, keeps = argument(node, "dim"), bool(argument(node, "keepdim"))
     assert isinstance(dims, list | tuple)
     assert isinstance(node.target, torch._ops.OpOverload)
-    reduced = [order[int(d) % len(order)] for d in dims]  # type: ignore[arg-type]
+    reduced = [order[int(d) % len(order)] for d in dims]
     new = edit.call(node.target, (source, reduced, keeps), node, node.kwargs)
     if keeps:
         return _replace(edit, node, new, order)

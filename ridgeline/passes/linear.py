@@ -6,10 +6,10 @@ from math import prod
 import torch
 from torch import Tensor, fx
 
-from ridgeline.graph import Graph
+from ridgeline.graph import Graph, Phase
 from ridgeline.graph.edit import Edit
 from ridgeline.passes.layout import is_restriding, order_of
-from ridgeline.passes.match import argument, is_call
+from ridgeline.passes.match import is_call, is_plain, operand
 from ridgeline.passes.rewrite import replace
 
 _aten = torch.ops.aten
@@ -20,6 +20,8 @@ def recover_linears(graph: Graph) -> Graph:
     """The graph with einsums of two values as matmuls, products with a constant matrix as linears,
     and reshapes that only merge leading dimensions around a linear left out.
     """
+    if graph.phase is Phase.TRAIN:
+        return graph
     edit = Edit(graph)
     is_changed = False
     for node in edit.nodes:
@@ -31,7 +33,7 @@ def recover_linears(graph: Graph) -> Graph:
         if node.op != "call_function" or not node.users:
             continue
         if node.target in _PRODUCTS:
-            is_changed |= _to_linear(edit, node, node.args[0], node.args[1], None)
+            is_changed |= _to_linear(edit, node, operand(node, 0), operand(node, 1), None)
         elif node.target is _aten.addmm.default:
             is_changed |= _addmm_to_linear(edit, node)
         elif is_restriding(node):
@@ -42,17 +44,15 @@ def recover_linears(graph: Graph) -> Graph:
 
 
 def _addmm_to_linear(edit: Edit, node: fx.Node) -> bool:
-    bias, x, matrix = node.args[:3]
-    is_bare = node.kwargs.get("beta", 1) == 1 and node.kwargs.get("alpha", 1) == 1
-    is_row = isinstance(bias, fx.Node) and bias.meta["val"].dim() == 1
-    wide = is_row and bias.meta["val"].shape[0] == node.meta["val"].shape[-1]  # type: ignore[union-attr]
-    return is_bare and wide and _to_linear(edit, node, x, matrix, bias)
+    bias, x, matrix = (operand(node, index) for index in range(3))
+    is_row = tuple(bias.meta["val"].shape) == tuple(node.meta["val"].shape[-1:])
+    return is_plain(node) and is_row and _to_linear(edit, node, x, matrix, bias)
 
 
-def _to_linear(edit: Edit, node: fx.Node, x: object, matrix: object, bias: object) -> bool:
+def _to_linear(
+    edit: Edit, node: fx.Node, x: fx.Node, matrix: fx.Node, bias: fx.Node | None
+) -> bool:
     """x @ matrix becomes linear(x, matrix transposed) where the matrix is a weight."""
-    if not isinstance(x, fx.Node) or not isinstance(matrix, fx.Node):
-        return False
     weight = _transposed_weight(edit, matrix)
     if weight is None or matrix.meta["val"].dim() != 2:
         return False
@@ -126,8 +126,7 @@ def _split_einsum(edit: Edit, node: fx.Node) -> bool:
     (one, other), (x, y) = terms, operands
     assert isinstance(x, fx.Node)
     assert isinstance(y, fx.Node)
-    if any(c in result and result.index(c) < min(_places(result, one, other), default=0)
-           for c in other if c not in one):
+    if _first_place(result, other, one) < _first_place(result, one, other):
         one, other, x, y = other, one, y, x
     sizes = _sizes(one, x, other, y)
     if sizes is None or set(result) - set(sizes) or len(set(result)) != len(result):
@@ -155,9 +154,10 @@ def _split_einsum(edit: Edit, node: fx.Node) -> bool:
     return replace(edit, node, new)
 
 
-def _places(result: str, one: str, other: str) -> list[int]:
-    """Where the first operand's own letters stand in the result."""
-    return [result.index(c) for c in one if c in result and c not in other]
+def _first_place(result: str, one: str, other: str) -> int:
+    """Where the first of an operand's own letters stands in the result."""
+    places = [result.index(c) for c in one if c in result and c not in other]
+    return min(places, default=len(result))
 
 
 def _sizes(one: str, x: fx.Node, other: str, y: fx.Node) -> dict[str, int] | None:

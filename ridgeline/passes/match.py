@@ -109,10 +109,10 @@ class Matcher:
                 if isinstance(value, fx.Node) and is_call(value, kind) and is_plain(value):
                     yield from self._call(kind, parts, value, bound)
             case _:
-                wanted, found = ast.literal_eval(pattern), self.number(value)
+                wanted, number = ast.literal_eval(pattern), self.number(value)
                 is_absent = wanted is None and value is None
-                if is_absent or (found is not None and wanted is not None
-                                 and _is_near(found, wanted)):
+                is_both = wanted is not None and number is not None
+                if is_absent or (is_both and _is_near(float(number or 0), wanted)):
                     yield bound
 
     def _name(self, name: str, value: object, bound: Bound) -> Iterator[Bound]:
@@ -128,7 +128,7 @@ class Matcher:
     def _call(
         self, kind: str, parts: list[ast.expr], node: fx.Node, bound: Bound
     ) -> Iterator[Bound]:
-        operands = list(node.args[: len(parts)])
+        operands: list[object] = list(node.args[: len(parts)])
         if len(operands) < len(parts):
             return
         inner = Bound(bound.names, bound.inner | {node})
@@ -206,8 +206,18 @@ def is_call(value: object, kind: str) -> bool:
 
 
 def is_plain(node: fx.Node) -> bool:
-    """Whether an arithmetic call has neither a factor (`alpha`) nor a rounding of its own."""
-    return node.kwargs.get("alpha", 1) == 1 and node.kwargs.get("rounding_mode") is None
+    """Whether an arithmetic call has neither a factor (`alpha`, `beta`) nor a rounding of its
+    own.
+    """
+    factors = [node.kwargs.get(name, 1) for name in ("alpha", "beta")]
+    return factors == [1, 1] and node.kwargs.get("rounding_mode") is None
+
+
+def operand(node: fx.Node, index: int) -> fx.Node:
+    """Operand number `index` of a call, where that is a value."""
+    value = node.args[index]
+    assert isinstance(value, fx.Node)
+    return value
 
 
 def arguments(node: fx.Node) -> dict[str, Argument]:

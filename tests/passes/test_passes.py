@@ -12,9 +12,9 @@ from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph, load, save, verify
 from ridgeline.graph.edit import Edit
 from ridgeline.graph.flat import flat_module
+from ridgeline.passes.affine import fold_batch_norm
 from ridgeline.passes.canonicalise import canonicalise
 from ridgeline.passes.fold import fold_constants
-from ridgeline.passes.affine import fold_batch_norm
 from ridgeline.passes.manager import DEFAULT_PASSES, Pass, run_passes
 
 FP32_ERROR = 1e-5

@@ -1,4 +1,4 @@
-"""Each rewrite on what it is for, and on what it must leave alone; outputs against the reference."""
+"""Each rewrite on what it is for and on what it must leave alone, against the reference."""
 
 import math
 from collections import Counter
@@ -150,7 +150,9 @@ def test_an_input_is_not_returned_as_it_is() -> None:
 
 def test_a_type_gone_to_and_back_from_is_not_gone_to() -> None:
     def forward(m: Net, x: Tensor) -> Tensor:
-        return x.relu().double().view(2, 6).t().float() + x.exp().double().to(torch.int64).view(6, 2)
+        return x.relu().double().view(2, 6).t().float() + x.exp().double().to(torch.int64).view(
+            6, 2
+        )
 
     x = torch.randn(3, 4)
     after = check(graph_of(forward, x), cancel_casts, x)
@@ -262,6 +264,10 @@ def test_heads_by_einsum_are_a_linear_and_a_view() -> None:
     assert ops(check(graph, recover_linears, x)) == {"linear": 2, "view": 2, "exp": 1}
 
 
+def einsum(equation: str, x: Tensor, y: Tensor) -> Graph:
+    return graph_of(lambda m, x, y: torch.einsum(equation, x, y), x, y)
+
+
 @pytest.mark.parametrize(
     ("equation", "a", "b"),
     [
@@ -276,7 +282,9 @@ def test_an_einsum_of_two_is_a_matmul(
     equation: str, a: tuple[int, ...], b: tuple[int, ...]
 ) -> None:
     x, y = torch.randn(a), torch.randn(b)
-    after = check(graph_of(lambda m, x, y: torch.einsum(equation, x, y), x, y), recover_linears, x, y)
+    after = check(
+        graph_of(lambda m, x, y: torch.einsum(equation, x, y), x, y), recover_linears, x, y
+    )
     assert "einsum" not in ops(after)
     assert ops(after)["matmul"] == 1
 
@@ -285,7 +293,9 @@ def test_an_einsum_of_two_is_a_matmul(
 def test_an_einsum_of_another_kind_stays(equation: str) -> None:
     sizes = [(3,) * len(term) for term in equation.split("->")[0].split(",")]
     x, y = (torch.randn(s) for s in sizes)
-    after = check(graph_of(lambda m, x, y: torch.einsum(equation, x, y), x, y), recover_linears, x, y)
+    after = check(
+        graph_of(lambda m, x, y: torch.einsum(equation, x, y), x, y), recover_linears, x, y
+    )
     assert ops(after) == {"einsum": 1}
 
 
@@ -437,9 +447,7 @@ def by_variance(m: Net, x: Tensor) -> Tensor:
     return m.g * ((x - x.mean(-1, keepdim=True)) * torch.rsqrt(spread + 1e-5)) + m.b
 
 
-@pytest.mark.parametrize(
-    "norm", [by_division, by_reciprocal, by_moments, by_squares, by_variance]
-)
+@pytest.mark.parametrize("norm", [by_division, by_reciprocal, by_moments, by_squares, by_variance])
 def test_every_way_to_write_a_layer_norm(norm: Callable[..., Tensor]) -> None:
     x, e = torch.randn(2, 3, 8), torch.tensor(1e-5)
     graph = graph_of(norm, x, g=torch.rand(8), b=torch.randn(8), e=e)
@@ -494,8 +502,10 @@ ACTIVATIONS: dict[str, list[Callable[[Tensor], Tensor]]] = {
     "hardsigmoid": [lambda x: F.relu6(x + 3) / 6, lambda x: torch.clamp(0.5 + x / 6, 0, 1)],
     "softmax": [
         lambda x: torch.exp(x) / torch.exp(x).sum(-1, keepdim=True),
-        lambda x: (x - x.amax(0, keepdim=True)).exp()
-        / (x - x.amax(0, keepdim=True)).exp().sum(0, keepdim=True),
+        lambda x: (
+            (x - x.amax(0, keepdim=True)).exp()
+            / (x - x.amax(0, keepdim=True)).exp().sum(0, keepdim=True)
+        ),
     ],
 }
 
@@ -578,9 +588,7 @@ def by_einsum(m: Net, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         (by_einsum, None),
     ],
 )
-def test_every_way_to_write_attention(
-    written: Callable[..., Tensor], scale: float | None
-) -> None:
+def test_every_way_to_write_attention(written: Callable[..., Tensor], scale: float | None) -> None:
     q, k, v = (torch.randn(2, 5, 8) for _ in range(3))
     weights = {"bias": torch.randn(5, 5), "padding": torch.rand(2, 1, 1, 5) > 0.7, "keep": ~LATER}
     graph = graph_of(written, q, k, v, **weights)
