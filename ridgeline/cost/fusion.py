@@ -90,7 +90,7 @@ class Loops:
         self._graph = graph
         self._number = {n.name: i for i, n in enumerate(self.nodes)}
         self._returned = {graph.storage.get(ref, ref) for ref in graph.outputs}
-        self._costs: dict[Members, float] = {}
+        self._costs: dict[tuple[Members, int], float] = {}
         self._obstacles: dict[Members, str | None] = {}
         self.reductions: tuple[Reduction | None, ...] = tuple(
             reduction_of(n) if n.row.category in _STITCHED and not is_pointwise(n) else None
@@ -126,14 +126,19 @@ class Loops:
                 found.setdefault(ref, []).append(i)
         return {ref: tuple(numbers) for ref, numbers in found.items()}
 
-    def cost(self, group: Members) -> float:
+    def cost(self, group: Members, until: int | None = None) -> float:
         """Bytes a group moves, its start counted as the bytes that fit in it; more where it leaves
-        units without a row to work on.
+        units without a row to work on. until: as if there were no readers beyond this member.
         """
-        if group not in self._costs:
-            moved = sum(t.nbytes for t in self.traffic(group, 0).values())
-            self._costs[group] = moved * self._idle_factor(group) + self.limits.launch_bytes
-        return self._costs[group]
+        last = len(self.nodes) if until is None else until
+        if (group, last) not in self._costs:
+            known: set[Ref] = set()
+            moved = sum(
+                self._read(i, group, known) + self._written(i, group, last) for i in sorted(group)
+            )
+            cost = moved * self._idle_factor(group) + self.limits.launch_bytes
+            self._costs[group, last] = cost
+        return self._costs[group, last]
 
     def traffic(self, group: Members, number: int) -> dict[int, Traffic]:
         """What each member moves when the group runs as one."""
@@ -142,7 +147,7 @@ class Loops:
         for position, i in enumerate(sorted(group)):
             found[i] = Traffic(
                 read_bytes=self._read(i, group, known),
-                write_bytes=self._written(i, group),
+                write_bytes=self._written(i, group, len(self.nodes)),
                 group=number,
                 is_head=position == 0,
             )
@@ -156,12 +161,25 @@ class Loops:
             self._obstacles[group] = self._find_obstacle(group)
         return self._obstacles[group]
 
+    def is_hopeless(self, group: Members) -> bool:
+        """Whether no further members can make the group legal."""
+        if len(group) < 2:
+            return False
+        nodes = [self.nodes[i] for i in group]
+        matrices = [i for i in group if _is_matrix(self.nodes[i])]
+        return (
+            len({n.repeat for n in nodes}) > 1
+            or len(matrices) > 1
+            or any(_loop_of_its_own(n) for n in nodes)
+            or any(self._epilogue_obstacle(group) is not None for _ in matrices)
+        )
+
     def _find_obstacle(self, group: Members) -> str | None:
         nodes = [self.nodes[i] for i in sorted(group)]
         if len({n.repeat for n in nodes}) > 1:
             return "one runs more often than the other"
         for node in nodes:
-            if not (_is_matrix(node) or is_pointwise(node) or node.row.category in _STITCHED):
+            if _loop_of_its_own(node):
                 return f"{node.op} has a loop of its own"
         if any(_is_matrix(n) for n in nodes):
             reason = self._epilogue_obstacle(group)
@@ -316,8 +334,8 @@ class Loops:
             nbytes += read.nbytes
         return nbytes
 
-    def _written(self, i: int, group: Members) -> int:
-        """Bytes of outputs that anything outside the group reads."""
+    def _written(self, i: int, group: Members, last: int) -> int:
+        """Bytes of outputs that anything outside the group, up to number `last`, reads."""
         node = self.nodes[i]
         if node.row.category is Category.SCATTER:
             return cost_of(node).nbytes  # reads the update, writes it in place
@@ -325,7 +343,7 @@ class Loops:
         for k, spec in enumerate(node.outputs):
             ref = Ref(node.name, k)
             users = self.sharers.get(ref, ())
-            if ref in self._returned or any(user not in group for user in users):
+            if ref in self._returned or any(user <= last and user not in group for user in users):
                 nbytes += spec.nbytes
         return nbytes
 
@@ -360,6 +378,10 @@ def is_pointwise(node: Node) -> bool:
     if node.op == "batch_norm":  # in inference only a scale and a shift
         return not uses_batch_statistics(node)
     return node.row.category in _POINTWISE and node.op not in _REARRANGING
+
+
+def _loop_of_its_own(node: Node) -> bool:
+    return not (_is_matrix(node) or is_pointwise(node) or node.row.category in _STITCHED)
 
 
 def _is_matrix(node: Node) -> bool:

@@ -9,6 +9,8 @@ from ridgeline.cost.fusion import Loops, Members
 # and each move costs a look at the whole graph.
 _MOST_MOVED = 400
 _ROUNDS = 4
+# Up to this many nodes a beam of partitions, this wide, is followed as well.
+_MOST_SEARCHED, _BEAM = 14, 1000
 
 
 def groups_of(loops: Loops) -> tuple[Members, ...]:
@@ -24,7 +26,51 @@ def groups_of(loops: Loops) -> tuple[Members, ...]:
             if not partition.move_all():
                 break
             partition.merge_all()
+    if 1 < len(loops.members) <= _MOST_SEARCHED:
+        better = _searched(loops)
+        if sum(map(loops.cost, better)) < sum(map(loops.cost, partition.groups.values())):
+            partition = _Partition(loops)
+            for group in better:
+                partition.join(group)
     return partition.in_order()
+
+
+def _searched(loops: Loops) -> tuple[Members, ...]:
+    """The best partition that a beam finds: nodes in order, each into any group that it may still
+    become part of, or into a new one; of the partitions so far only the cheapest go on.
+    """
+    beam: list[tuple[Members, ...]] = [()]
+    for i in loops.members:
+        grown = [option for groups in beam for option in _options(loops, groups, i)]
+        grown.sort(key=lambda groups, i=i: sum(loops.cost(group, i) for group in groups))
+        beam = grown[:_BEAM]
+    legal = (g for g in beam if all(loops.obstacle(group) is None for group in g))
+    return next(legal, tuple(frozenset({i}) for i in loops.members))
+
+
+def _options(loops: Loops, groups: tuple[Members, ...], i: int) -> Iterator[tuple[Members, ...]]:
+    yield (*groups, frozenset({i}))
+    for k, group in enumerate(groups):
+        merged = group | {i}
+        if loops.is_hopeless(merged) or _waits_for_itself(loops, groups, merged, i):
+            continue
+        yield (*groups[:k], merged, *groups[k + 1 :])
+
+
+def _waits_for_itself(loops: Loops, groups: tuple[Members, ...], merged: Members, i: int) -> bool:
+    """Whether node `i`, last in order, needs a group that needs what it joins."""
+    pending = [j for j in loops.producers[i] if j not in merged]
+    seen: set[int] = set()
+    while pending:
+        j = pending.pop()
+        if j in merged:
+            return True
+        if j in seen:
+            continue
+        home = next(group for group in groups if j in group)
+        seen |= home
+        pending += [p for m in home for p in loops.producers[m] if p not in home]
+    return False
 
 
 def would_close_cycle(loops: Loops, partition: Iterable[Members], merged: Members) -> bool:
@@ -140,9 +186,7 @@ class _Partition:
 
     def closes_cycle(self, group: Members) -> bool:
         """Whether what the group makes comes back to it through other groups."""
-        pending = [
-            self.home[j] for i in group for j in self.loops.readers[i] if j not in group
-        ]
+        pending = [self.home[j] for i in group for j in self.loops.readers[i] if j not in group]
         seen = set(pending)
         while pending:
             for i in self.groups[pending.pop()]:

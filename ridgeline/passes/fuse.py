@@ -137,7 +137,9 @@ def _refusals(loops: Loops, partition: tuple[Members, ...]) -> Iterator[Refusal]
             yield Refusal(
                 producer=ref.name,
                 consumer=loops.nodes[consumer].name,
-                reason=_reason(loops, partition, home[producer], home[consumer], producer, consumer),
+                reason=_reason(
+                    loops, partition, home[producer], home[consumer], producer, consumer
+                ),
                 nbytes=read.nbytes if read else 0,
             )
 
