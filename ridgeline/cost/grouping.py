@@ -42,7 +42,8 @@ def _searched(loops: Loops) -> tuple[Members, ...]:
     beam: list[tuple[Members, ...]] = [()]
     for i in loops.members:
         grown = [option for groups in beam for option in _options(loops, groups, i)]
-        grown.sort(key=lambda groups, i=i: sum(loops.cost(group, i) for group in groups))
+        prices = [sum(loops.cost(group, i) for group in groups) for groups in grown]
+        grown = [grown[k] for k in sorted(range(len(grown)), key=prices.__getitem__)]
         beam = grown[:_BEAM]
     legal = (g for g in beam if all(loops.obstacle(group) is None for group in g))
     return next(legal, tuple(frozenset({i}) for i in loops.members))
@@ -130,8 +131,8 @@ class _Partition:
         cost, source = self.loops.cost, self.home[i]
         before, rest = self.groups[source], self.groups[source] - {i}
         near = {self.home[j] for j in self._near(i)} - {source}
-        options = [(n, self.groups[n]) for n in sorted(near)]
-        options += [(None, frozenset[int]())] if rest else []
+        options: list[tuple[int | None, Members]] = [(n, self.groups[n]) for n in sorted(near)]
+        options += [(None, frozenset())] if rest else []
         best: tuple[float, int | None, Members] | None = None
         for number, target in options:
             grown = target | {i}
@@ -143,9 +144,9 @@ class _Partition:
                 best = (gain, number, grown)
         if best is None:
             return False
-        _, number, grown = best
-        old = {source: before} | ({number: self.groups[number]} if number is not None else {})
-        made = [self._replace((source, *([number] if number is not None else ())), grown)]
+        _, chosen, grown = best
+        old = {source: before} | ({} if chosen is None else {chosen: self.groups[chosen]})
+        made = [self._replace(tuple(old), grown)]
         if rest:
             made.append(self._add(rest))
         if any(self.closes_cycle(self.groups[n]) for n in made):

@@ -2,8 +2,9 @@
 fits.
 
 The first product's result stays on chip, a tile of rows at a time; the price is that the second
-operands of both are read once per tile. Source: Zheng et al., "Chimera", HPCA 2023 (data movement by
-block order), for the order rows first; Dao et al., "FlashAttention", 2022, is the case of q k^T and v.
+operands of both are read once per tile. Source: Zheng et al., "Chimera", HPCA 2023 (data movement
+by block order), for the order rows first; Dao et al., "FlashAttention", 2022, is the case of q k^T
+and v.
 """
 
 from dataclasses import dataclass

@@ -10,6 +10,9 @@ from rich.text import Text
 
 from ridgeline.backends.measure import ENOUGH_CLEAN
 from ridgeline.backends.result import Candidate, Optimized, Step
+from ridgeline.machines import Machine
+from ridgeline.passes.fuse import fuse
+from ridgeline.report.fusion import fusion_line
 from ridgeline.units import format_percent, format_time, significant
 
 _BAR_WIDTH = 28
@@ -21,9 +24,11 @@ NOISE = (
 )
 
 
-def print_waterfall(stream: TextIO, optimized: Optimized) -> None:
-    """Prints the verdict, the waterfall and the candidates; bars and columns without colour where
-    `stream` is no terminal.
+def print_waterfall(
+    stream: TextIO, optimized: Optimized, machine: Machine | None = None
+) -> None:
+    """Prints the verdict, the waterfall, the candidates and what fusion leaves, on `machine` where
+    one is given; bars and columns without colour where `stream` is no terminal.
     """
     is_terminal = stream.isatty()
     console = Console(
@@ -40,6 +45,7 @@ def print_waterfall(stream: TextIO, optimized: Optimized) -> None:
     for candidate in (optimized.baseline, *optimized.candidates):
         if candidate.skipped:
             console.print(f"  {candidate.backend} {candidate.dtype} skipped: {candidate.skipped}")
+    console.print(f"  {fusion_line(fuse(optimized.graph, machine))}")
     if is_noisy(optimized):
         console.print(f"  {NOISE}")
 
