@@ -87,4 +87,3 @@ def _chain_row(chain: Chain) -> list[Cell]:
 
 def _bytes(nbytes: int) -> Cell:
     return Cell(text=format_bytes(nbytes), sort=nbytes)
-

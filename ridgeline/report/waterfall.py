@@ -24,9 +24,7 @@ NOISE = (
 )
 
 
-def print_waterfall(
-    stream: TextIO, optimized: Optimized, machine: Machine | None = None
-) -> None:
+def print_waterfall(stream: TextIO, optimized: Optimized, machine: Machine | None = None) -> None:
     """Prints the verdict, the waterfall, the candidates and what fusion leaves, on `machine` where
     one is given; bars and columns without colour where `stream` is no terminal.
     """
