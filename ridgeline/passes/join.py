@@ -107,9 +107,9 @@ def _join(edit: Edit, group: Sequence[fx.Node]) -> None:
     joined = edit.call(_aten.linear.default, operands, first)
     sizes = [int(part.shape[0]) for part in parts]
     pieces = edit.call(_aten.split_with_sizes.default, (joined, sizes, -1), first)
-    for index, node in enumerate(group):
-        piece = edit.item(pieces, index, first)
-        edit.replace_uses(node, piece)
+    items = [edit.item(pieces, index, first) for index in range(len(group))]
+    for node, item in zip(group, items, strict=True):
+        edit.replace_uses(node, item)
         edit.sweep(node)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -151,6 +151,8 @@ def agrees(one: Pass, graph: Graph, x: Tensor, expected: tuple[Tensor, ...]) -> 
 @settings(max_examples=60, phases=[Phase.explicit, Phase.generate])
 @given(program=PROGRAMS)
 def test_all_passes_and_backends_agree(program: list[tuple[str, int, int]]) -> None:
+    names = {name for name, _, _ in program}
+    assume(not {"cond", "types"} <= names)  # no backend takes a branch in fp32 beside fp64
     graph, x = graph_of(program)
     expected = Reference().compile(graph)(x)
     steps = run_passes(graph)

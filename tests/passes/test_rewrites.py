@@ -688,6 +688,16 @@ def test_projections_of_one_input_are_joined() -> None:
     assert shapes["gate.joined_weight"] == (32, 8)
 
 
+def test_parts_are_made_before_their_first_reader() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        y, z, w = F.linear(x, m.a), F.linear(x, m.b), F.linear(x, m.c)
+        return y.relu() * (z + w)
+
+    x = torch.randn(2, 4)
+    graph = graph_of(forward, x, **{name: torch.randn(4, 4) for name in "abc"})
+    assert ops(check(graph, join_linears, x))["linear"] == 1
+
+
 def test_linears_of_a_shared_weight_or_another_input_stay() -> None:
     def forward(m: Net, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         return F.linear(x, m.a), F.linear(x, m.b), F.linear(y, m.c), F.embedding(y.long(), m.b)
