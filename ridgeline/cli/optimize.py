@@ -104,7 +104,7 @@ def optimize_command(
     if as_json:
         print(json.dumps(result.as_dict(), indent=1, allow_nan=False))
         return
-    print_waterfall(sys.stdout, result)
+    print_waterfall(sys.stdout, result, described)
 
 
 def predicted_machine(name: str) -> "Machine | None":

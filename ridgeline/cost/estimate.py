@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ridgeline.cost.fusion import Traffic, fused_traffic
+from ridgeline.cost.fusion import FusionLimits, Traffic, fused_traffic
 from ridgeline.cost.kernels import KernelModel, Move
 from ridgeline.cost.memory import MemoryProfile, memory_profile
 from ridgeline.cost.op_cost import OpCost, total
@@ -113,7 +113,10 @@ def estimate(
     works = work_of(graph, optimizer=state, recompute=recompute, allow_uncounted=allow_uncounted)
     model = KernelModel(machine, execution, ceiling)
     memory = memory_profile(graph, works, optimizer=state)
-    moves = _moves(graph, works, execution, compulsory_bytes(graph) + memory.activation_bytes)
+    traffic: Mapping[str, Traffic] = {}
+    if execution is Execution.COMPILED:
+        traffic = fused_traffic(graph, FusionLimits.of(machine))
+    moves = _moves(graph, works, traffic, compulsory_bytes(graph) + memory.activation_bytes)
     nodes = tuple(_node(work, move, model) for work, move in zip(works, moves, strict=True))
     return Estimate(
         graph=graph.name,
@@ -130,14 +133,13 @@ def estimate(
 
 
 def _moves(
-    graph: Graph, works: Sequence[Work], execution: Execution, pass_nbytes: int
+    graph: Graph, works: Sequence[Work], traffic: Mapping[str, Traffic], pass_nbytes: int
 ) -> Iterator[Move]:
-    """What each work moves; in compiled execution less than it would alone."""
-    traffic = {} if execution is Execution.EAGER else fused_traffic(graph)
+    """What each work moves; less than it would alone where it has `traffic` of its own."""
     weights = {i.name for i in graph.inputs if i.kind is not InputKind.INPUT}
     for work in works:
         nbytes, is_start = work.cost.nbytes, True
-        if execution is Execution.COMPILED:
+        if traffic:
             nbytes, is_start = _fused(work, traffic)
         yield Move(
             nbytes=nbytes,

@@ -1,9 +1,11 @@
 """Edit: one rewriting of a graph under way, on a copy that shares its weights with the original."""
 
 import copy
+import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,11 +18,15 @@ from torch.export.graph_signature import (
     OutputKind,
     TensorArgument,
 )
+from torch.fx.node import Argument
 
 from ridgeline.errors import GraphError
 from ridgeline.graph.graph import Graph
 
 _WEIGHTS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+# What a node inherits from the one it stands in for: module, line of the user's code.
+_PLACE = ("nn_module_stack", "stack_trace")
+VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)
 
 
@@ -38,6 +44,7 @@ class Edit:
         self.module: fx.GraphModule = copy_module(program.graph_module)
         self.state: dict[str, Tensor] = dict(program.state_dict)
         self.constants: dict[str, Tensor] = dict(program.constants)
+        self._weights: dict[fx.Node, Tensor] | None = None
 
     @property
     def nodes(self) -> list[fx.Node]:
@@ -55,7 +62,7 @@ class Edit:
         node: fx.Node = self.module.graph.output_node()
         return node
 
-    @property
+    @cached_property
     def fake_mode(self) -> FakeTensorMode:
         """The mode that the specs of this program's values live in."""
         values = [n.meta.get("val") for n in self.module.graph.nodes]
@@ -64,6 +71,11 @@ class Edit:
 
     def weights(self) -> dict[fx.Node, Tensor]:
         """Placeholder -> tensor of every weight that the graph itself never changes."""
+        if self._weights is None:
+            self._weights = self._read_weights()
+        return self._weights
+
+    def _read_weights(self) -> dict[fx.Node, Tensor]:
         written = {s.target for s in self._signature.output_specs if s.kind in _MUTATIONS}
         nodes = self.placeholders
         return {
@@ -83,6 +95,69 @@ class Edit:
         self._signature.replace_all_uses(node.name, by.name)
         node.replace_all_uses_with(by)
 
+    def call(
+        self,
+        target: torch._ops.OpOverload,
+        args: Sequence[Argument],
+        at: fx.Node,
+        kwargs: Mapping[str, Argument] | None = None,
+    ) -> fx.Node:
+        """A new call before node `at`, whose place in the model it takes, with its spec."""
+        with self.module.graph.inserting_before(at):
+            node: fx.Node = self.module.graph.call_function(target, tuple(args), dict(kwargs or {}))
+        node.meta |= {k: at.meta[k] for k in _PLACE if k in at.meta}
+        propagate(self.fake_mode, node)
+        return node
+
+    def item(self, source: fx.Node, index: int, at: fx.Node) -> fx.Node:
+        """Result number `index` of a call that makes several, before node `at`."""
+        with self.module.graph.inserting_before(at):
+            node: fx.Node = self.module.graph.call_function(operator.getitem, (source, index))
+        node.meta["val"] = source.meta["val"][index]
+        return node
+
+    def contiguous(self, source: fx.Node, at: fx.Node) -> fx.Node:
+        """A contiguous copy of `source`, made before node `at`."""
+        how = {"memory_format": torch.contiguous_format}
+        return self.call(torch.ops.aten.clone.default, (source,), at, how)
+
+    def view(self, source: fx.Node, shape: Sequence[int], at: fx.Node) -> fx.Node:
+        """`source` in another shape, before node `at`: a view, of a copy where its strides need
+        one.
+        """
+        target = torch.ops.aten.view.default
+        try:
+            return self.call(target, (source, list(shape)), at)
+        except (RuntimeError, ValueError):
+            self.module.graph.erase_node(at.prev)
+            return self.call(target, (self.contiguous(source, at), list(shape)), at)
+
+    def sweep(self, node: fx.Node) -> None:
+        """Erases a call that nothing reads, then what only it read; inputs stay for `finish`."""
+        pending = [node]
+        while pending:
+            one = pending.pop()
+            if one.users or one.op != "call_function" or one._erased:
+                continue
+            pending += one.all_input_nodes
+            self.module.graph.erase_node(one)
+
+    def refresh(self) -> None:
+        """Recomputes every spec, after a change of strides; what can no longer be viewed is copied
+        first.
+        """
+        mode = self.fake_mode
+        for node in self.nodes:
+            if not isinstance(node.target, torch._ops.OpOverload):
+                if node.target is operator.getitem:
+                    source, index = node.args
+                    node.meta["val"] = source.meta["val"][index]  # type: ignore[union-attr]
+                continue
+            if node.target in VIEWS and not _is_viewable(mode, node):
+                (source,) = node.all_input_nodes[:1]
+                node.replace_input_with(source, self.contiguous(source, node))
+            propagate(mode, node)
+
     def rename_output(self, node: fx.Node, by: fx.Node) -> None:
         """The signature's outputs that named `node` name `by`; its other readers stay."""
         for spec in self._signature.output_specs:
@@ -96,6 +171,7 @@ class Edit:
         value = nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
         home = self.state if spec.target in self.state else self.constants
         home[spec.target or ""] = value
+        self._weights = None
         placeholder.meta["val"] = self._fake(tensor)
 
     def add_weight(self, path: str, tensor: Tensor) -> fx.Node:
@@ -111,6 +187,7 @@ class Edit:
         spec = InputSpec(InputKind.BUFFER, TensorArgument(node.name), path, persistent=True)
         specs.insert(position, spec)
         self.state[path] = tensor
+        self._weights = None
         return node
 
     def finish(self) -> Graph:
@@ -185,6 +262,14 @@ def _leading_weights(specs: list[InputSpec]) -> Iterator[InputSpec]:
         if spec.kind is InputKind.USER_INPUT:
             return
         yield spec
+
+
+def _is_viewable(mode: FakeTensorMode, node: fx.Node) -> bool:
+    try:
+        propagate(mode, node)
+    except (RuntimeError, ValueError):
+        return False
+    return True
 
 
 def propagate(mode: FakeTensorMode, node: fx.Node) -> None:

@@ -1,6 +1,4 @@
-"""Folds what never changes: sub-graphs of weights alone, and batch norm into what stands before
-it.
-"""
+"""Folds what never changes: sub-graphs of weights alone."""
 
 import operator
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ _FREE_BYTES = 2**20
 # Intermediate values above this are not computed here, whatever their result's size.
 _MAX_INTERMEDIATE_BYTES = 2**28
 _IMPURE = (Category.RANDOM, Category.NOISE, Category.UNKNOWN, Category.CONTROL)
-_UNINITIALISED = "aten.empty", "aten.new_empty", "aten.empty_like", "aten.empty_strided"
+UNINITIALISED = "aten.empty", "aten.new_empty", "aten.empty_like", "aten.empty_strided"
 
 
 def fold_constants(graph: Graph) -> Graph:
@@ -58,7 +56,7 @@ def _is_pure(node: fx.Node) -> bool:
         if not isinstance(node.target, torch._ops.OpOverload):
             return False
         packet = packet_of(node.target)
-        if row_of(packet).category in _IMPURE or packet in _UNINITIALISED:
+        if row_of(packet).category in _IMPURE or packet in UNINITIALISED:
             return False
         if "dropout" in packet:
             return False
@@ -147,134 +145,3 @@ def _dense(value: Tensor | tuple[Tensor, ...], spec: Tensor) -> Tensor:
         return value.detach().contiguous().clone()
     result = torch.empty_strided(tuple(value.shape), strides, dtype=value.dtype)
     return result.copy_(value.detach())
-
-
-def fold_batch_norm(graph: Graph) -> Graph:
-    """The graph with inference-time batch norms merged into the convolution or linear before them.
-
-    With s = gamma / sqrt(var + eps), W' = s W and b' = s (b - mean) + beta, computed in fp64 and
-    rounded once. Valid where nothing else reads the convolution's result. Source: Jacob et al.,
-    2018, section 3.2.
-    """
-    if not graph.is_runnable:
-        return graph
-    edit = Edit(graph)
-    for node in edit.nodes:
-        if node.op == "call_function" and _is_inference_norm(node):
-            _fold_one(edit, node)
-    return edit.finish()
-
-
-_NO_TRAINING = "aten._native_batch_norm_legit_no_training"
-_NORMS = (_NO_TRAINING, "aten.batch_norm", "aten.native_batch_norm")
-_CONVOLUTIONS = ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution")
-_TRANSPOSED = ("aten.conv_transpose1d", "aten.conv_transpose2d", "aten.conv_transpose3d")
-
-
-def _is_inference_norm(node: fx.Node) -> bool:
-    packet = packet_of(node.target)
-    if packet not in _NORMS:
-        return False
-    return packet == _NO_TRAINING or not _argument(node, "training")
-
-
-def _argument(node: fx.Node, name: str) -> object:
-    """Argument `name` of a call, default included."""
-    target = node.target
-    assert isinstance(target, torch._ops.OpOverload)
-    for index, argument in enumerate(target._schema.arguments):
-        if argument.name == name:
-            default = argument.default_value if argument.has_default_value() else None
-            given = node.args[index] if index < len(node.args) else default
-            return node.kwargs.get(name, given)
-    raise KeyError(name)
-
-
-def _fold_one(edit: Edit, norm: fx.Node) -> None:
-    result = _normalised(norm)
-    source = _argument(norm, "input")
-    weights = edit.weights()
-    if result is None or not isinstance(source, fx.Node) or not _takes_norm(source):
-        return
-    scale_shift = _scale_and_shift(norm, weights)
-    weight, bias = _argument(source, "weight"), _argument(source, "bias")
-    if scale_shift is None or weight not in weights or (bias is not None and bias not in weights):
-        return
-    assert isinstance(weight, fx.Node)
-    scale, shift = scale_shift
-    old_weight = weights[weight]
-    old_bias = weights[bias].double() if isinstance(bias, fx.Node) else torch.zeros_like(scale)
-    new_weight = _scaled(source, old_weight.detach().double(), scale).to(old_weight.dtype)
-    new_bias = (old_bias.detach() * scale + shift).to(old_weight.dtype)
-    stem = edit.path_of(weight).removesuffix("weight")
-    new_nodes = (
-        _store(edit, weight, new_weight, edit.path_of(weight)),
-        _store(edit, bias if isinstance(bias, fx.Node) else None, new_bias, f"{stem}bias"),
-    )
-    arguments = list(source.args)
-    arguments[1:3] = new_nodes
-    source.args = tuple(arguments)
-    source.kwargs = {k: v for k, v in source.kwargs.items() if k not in ("weight", "bias")}
-    edit.replace_uses(result, source)
-
-
-def _normalised(norm: fx.Node) -> fx.Node | None:
-    """The node that holds the normalised tensor; None if the statistics are read too."""
-    if isinstance(norm.meta["val"], Tensor):
-        return norm
-    readers = [u for u in norm.users if u.users]
-    if len(readers) != 1 or readers[0].args[1:] != (0,):
-        return None
-    return readers[0]
-
-
-def _takes_norm(source: fx.Node) -> bool:
-    if source.op != "call_function" or len(source.users) != 1 or len(source.args) < 2:
-        return False
-    packet = packet_of(source.target)
-    if packet == "aten.linear":
-        value = source.meta["val"]
-        return isinstance(value, Tensor) and value.dim() == 2
-    return packet in _CONVOLUTIONS or packet in _TRANSPOSED
-
-
-def _scale_and_shift(norm: fx.Node, weights: dict[fx.Node, Tensor]) -> tuple[Tensor, Tensor] | None:
-    """(s, t) in fp64, so that the norm is s x + t per channel; None where they are no constants."""
-    names = ("running_mean", "running_var", "weight", "bias")
-    nodes = [_argument(norm, name) for name in names]
-    if nodes[0] is None or nodes[1] is None:
-        return None
-    if any(n is not None and n not in weights for n in nodes):
-        return None
-    mean, variance, gamma, beta = (
-        weights[n].detach().double() if isinstance(n, fx.Node) else None for n in nodes
-    )
-    eps = _argument(norm, "eps")
-    assert mean is not None
-    assert variance is not None
-    assert isinstance(eps, float)
-    scale = torch.rsqrt(variance + eps) * (1.0 if gamma is None else gamma)
-    return scale, (0.0 if beta is None else beta) - mean * scale
-
-
-def _scaled(source: fx.Node, weight: Tensor, scale: Tensor) -> Tensor:
-    """The weight with each output channel multiplied by its scale."""
-    packet = packet_of(source.target)
-    is_transposed = packet in _TRANSPOSED or (
-        packet == "aten.convolution" and bool(_argument(source, "transposed"))
-    )
-    if not is_transposed:
-        return weight * scale.view(-1, *[1] * (weight.dim() - 1))
-    groups = _argument(source, "groups")  # weight: (C, K / groups, *R), scale: (K,)
-    assert isinstance(groups, int)
-    grouped = weight.view(groups, -1, *weight.shape[1:])
-    scaled = grouped * scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))
-    return scaled.view(weight.shape)
-
-
-def _store(edit: Edit, old: fx.Node | None, value: Tensor, path: str) -> fx.Node:
-    """Puts a value in the weight it replaces when nothing else reads that, else in a new one."""
-    if old is not None and len(old.users) == 1:
-        edit.set_weight(old, value)
-        return old
-    return edit.add_weight(path, value)

@@ -5,11 +5,37 @@ from dataclasses import dataclass
 
 from ridgeline.errors import GraphError
 from ridgeline.graph import Graph, diff, verify
+from ridgeline.passes.affine import fold_affine, fold_batch_norm
+from ridgeline.passes.attention import recover_attention
 from ridgeline.passes.canonicalise import canonicalise
-from ridgeline.passes.fold import fold_batch_norm, fold_constants
+from ridgeline.passes.casts import cancel_casts
+from ridgeline.passes.composites import recover_composites
+from ridgeline.passes.cse import share_common
+from ridgeline.passes.dead import drop_dead_code
+from ridgeline.passes.fold import fold_constants
+from ridgeline.passes.join import join_linears
+from ridgeline.passes.layout import cancel_permutes
+from ridgeline.passes.linear import recover_linears
+from ridgeline.passes.pad import absorb_pads
 
 Pass = Callable[[Graph], Graph]
-DEFAULT_PASSES: tuple[Pass, ...] = (canonicalise, fold_constants, fold_batch_norm)
+# Clean up; recover what was written out; fold into weights, which later patterns would not know;
+# join last, since a joined weight is no longer its layer's own.
+DEFAULT_PASSES: tuple[Pass, ...] = (
+    canonicalise,
+    fold_constants,
+    share_common,
+    drop_dead_code,
+    cancel_casts,
+    cancel_permutes,
+    recover_linears,
+    recover_composites,
+    recover_attention,
+    fold_batch_norm,
+    fold_affine,
+    absorb_pads,
+    join_linears,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,11 @@ from ridgeline.errors import GraphError, UnsupportedOp
 from ridgeline.graph import InputKind
 from ridgeline.graph.spec import DTYPES
 from ridgeline.machines import Machine
+from ridgeline.passes.fuse import fuse
 from ridgeline.passes.manager import PassStep
 from ridgeline.passes.precision import set_precision
 from ridgeline.report.definitions import DEFINITIONS
+from ridgeline.report.fusion import fusion_section
 from ridgeline.report.html import nodes_section, roofline_section, treemap_section
 from ridgeline.report.markup import Html, element, elided, join
 from ridgeline.report.page import Cell, Group, Page, Section, definitions, facts, render, table
@@ -20,8 +22,8 @@ from ridgeline.report.reading import Reading, read
 from ridgeline.report.waterfall import NOISE, is_noisy, verdict
 from ridgeline.units import format_bytes, format_percent, format_time, significant
 
-# Bytes of one pass's diff, and rows and marks of the graph, that keep the page below a megabyte.
-_MOST_DIFF_BYTES = 90_000
+# Bytes of all passes' diffs, and rows and marks of the graph, that keep the page below a megabyte.
+_MOST_DIFF_BYTES = 270_000
 _MOST_ROWS, _MOST_DOTS, _MOST_TILES = 300, 120, 160
 _NONE = "–"
 _COST_WORDS = {"at the roofline", "achievable ceiling", "datasheet ceiling", "bound", "bytes moved"}
@@ -68,6 +70,7 @@ def optimize_page(optimized: Optimized, machine: Machine | None = None) -> str:
         _candidates(optimized),
         _facts(optimized, machine),
         _passes(optimized.passes),
+        fusion_section(fuse(optimized.graph, machine)),
     ]
     if reading is not None:
         sections += [
@@ -222,6 +225,8 @@ def _number(value: float | None, text: str) -> Cell:
 
 
 def _passes(steps: Sequence[PassStep]) -> Section:
+    changed = [step for step in steps if step.diff]
+    share = _MOST_DIFF_BYTES // max(1, len(changed))
     rows = [
         [
             Cell(text=step.name),
@@ -238,7 +243,7 @@ def _passes(steps: Sequence[PassStep]) -> Section:
         body=join(
             [
                 table(["pass", "nodes before", "nodes after", "effect"], rows),
-                *(_diff(step) for step in steps if step.diff),
+                *(_diff(step, share) for step in changed),
             ]
         ),
     )
@@ -260,7 +265,7 @@ def _count(diff: str, sign: str) -> int:
 _LINE_CLASSES = {"+": "added", "-": "removed", "@": "hunk"}
 
 
-def _diff(step: PassStep) -> Html:
+def _diff(step: PassStep, most_bytes: int) -> Html:
     """The text diff, folded away; its first part where it is long."""
     lines, size = [], 0
     every = step.diff.splitlines()
@@ -268,7 +273,7 @@ def _diff(step: PassStep) -> Html:
         style = "hunk" if text.startswith(("+++", "---")) else _LINE_CLASSES.get(text[:1])
         line = element("span", elided(text, 240) or " ", class_=style)
         size += len(line.encode())
-        if size > _MOST_DIFF_BYTES:
+        if size > most_bytes:
             break
         lines.append(line)
     rest = len(every) - len(lines)

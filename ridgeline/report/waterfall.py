@@ -6,6 +6,9 @@ from rich.console import Console
 
 from ridgeline.backends.measure import ENOUGH_CLEAN
 from ridgeline.backends.result import Optimized, Step
+from ridgeline.machines import Machine
+from ridgeline.passes.fuse import fuse
+from ridgeline.report.fusion import fusion_line
 from ridgeline.report.table import console_on, grid, line
 from ridgeline.units import format_percent, format_time, significant
 
@@ -17,9 +20,9 @@ NOISE = (
 )
 
 
-def print_waterfall(stream: TextIO, optimized: Optimized) -> None:
-    """Prints the verdict, the waterfall and the candidates; bars and columns without colour where
-    `stream` is no terminal.
+def print_waterfall(stream: TextIO, optimized: Optimized, machine: Machine | None = None) -> None:
+    """Prints the verdict, the waterfall, the candidates and what fusion leaves, on `machine` where
+    one is given; bars and columns without colour where `stream` is no terminal.
     """
     console = console_on(stream)
     line(console, verdict(optimized), "bold")
@@ -30,6 +33,7 @@ def print_waterfall(stream: TextIO, optimized: Optimized) -> None:
     for candidate in (optimized.baseline, *optimized.candidates):
         if candidate.skipped:
             line(console, f"  {candidate.backend} {candidate.dtype} skipped: {candidate.skipped}")
+    line(console, f"  {fusion_line(fuse(optimized.graph, machine))}")
     if is_noisy(optimized):
         line(console, f"  {NOISE}")
 

@@ -108,7 +108,7 @@ def test_long_diffs_stay_below_a_megabyte_and_say_what_is_left_out() -> None:
     steps = tuple(replace(step, diff=diff) for step in long.passes)
     page = optimize_page(replace(long, passes=steps))
     assert len(page.encode()) < 1_000_000
-    assert len(re.findall(r"[\d,]+ more lines\.", page)) == 3
+    assert len(re.findall(r"[\d,]+ more lines\.", page)) == len(steps)
 
 
 def test_noise_is_told_first() -> None:
