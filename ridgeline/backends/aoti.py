@@ -1,14 +1,15 @@
 """AOTInductor: a package of native code that loads and runs without the compiler."""
 
 import tempfile
-from pathlib import Path
+import zipfile
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument
 
-from ridgeline.backends.backend import Backend, Runnable
+from ridgeline.backends.backend import Backend, Dtype, Runnable, Setting
 from ridgeline.backends.environment import compiling, require_compiler
 from ridgeline.errors import BackendError
 from ridgeline.graph import Graph, InputKind
@@ -21,18 +22,27 @@ class Aoti(Backend):
     """Compiles ahead of time with frozen weights; fp32 linears are packed for oneDNN."""
 
     name = "aoti"
+    files = (PACKAGE,)
+    is_native = True
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
         """The loaded package; kept as `keep / PACKAGE` when a folder is given."""
         require_compiler()
         flat_module(graph)  # says why, where the graph cannot run
-        if keep is not None:
-            package(graph, keep / PACKAGE)
-            return load_package(keep / PACKAGE)
+        if setting.keep is not None:
+            package(graph, setting.keep / PACKAGE)
+            return load_package(setting.keep / PACKAGE)
         with tempfile.TemporaryDirectory(prefix="ridgeline-") as folder:
             path = Path(folder) / PACKAGE
             package(graph, path)
             return load_package(path)
+
+    def load(self, graph: Graph, folder: Path, dtype: Dtype) -> Runnable:
+        """The package's callable. Raises BackendError if unpacking it would write outside its
+        folder.
+        """
+        _check_package(folder / PACKAGE)
+        return load_package(folder / PACKAGE)
 
 
 def package(graph: Graph, path: Path) -> None:
@@ -60,6 +70,18 @@ def _tensors_only(graph: Graph) -> ExportedProgram:
     program: ExportedProgram = torch.export.export(flat_module(graph), inputs)
     functional: ExportedProgram = program.run_decompositions({})
     return functional
+
+
+def _check_package(path: Path) -> None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise BackendError(f"its package is no archive: {error}.") from error
+    for name in names:
+        inner = PurePosixPath(name.replace("\\", "/"))
+        if inner.is_absolute() or ".." in inner.parts or ":" in name:
+            raise BackendError(f"its package holds the path {name!r}; refusing it.")
 
 
 def load_package(path: Path) -> Runnable:

@@ -1,9 +1,10 @@
 """The `.ridge` file: a chosen model that runs without its source.
 
-A zip of `manifest.json`, `graph.pt2` (the graph after the passes, fp32) and, where the chosen
-backend makes one, `package.pt2` (native code). The manifest's sha256 sums find damage; its seal
-(see seal.py) shows that this user wrote it here. Without a valid seal the native code never runs
-unless the caller passes `is_trusted=True`: the graph is compiled instead.
+A zip of `manifest.json`, `graph.pt2` (the graph after the passes, fp32) and the files that the
+chosen backend compiled it to, which are native code or data. The manifest's sha256 sums find
+damage; its seal (see seal.py) shows that this user wrote it here. Without a valid seal native code
+never runs unless the caller passes `is_trusted=True`: the graph is compiled instead. Data is read
+whoever wrote it, for it can name known operations only.
 """
 
 import hashlib
@@ -14,27 +15,26 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import msgspec
 import torch
 from torch import Tensor
 
 from ridgeline import graph as graphs
-from ridgeline.backends.aoti import PACKAGE, Aoti, load_package
-from ridgeline.backends.backend import Backend, Dtype, Runnable, first_line
-from ridgeline.backends.choose import BACKENDS
+from ridgeline.backends.backend import Backend, Dtype, Runnable, aligned, first_line
 from ridgeline.backends.eager import Eager
+from ridgeline.backends.registry import BACKENDS
 from ridgeline.backends.result import Optimized
 from ridgeline.backends.seal import is_own, seal_of
-from ridgeline.errors import BackendError, GraphError
+from ridgeline.errors import BackendError, GraphError, MissingExtra
 from ridgeline.graph import Graph, InputKind
-from ridgeline.graph.flat import align_inputs, check_inputs
+from ridgeline.graph.flat import check_inputs
 from ridgeline.graph.store import write_atomically
 
 _FORMAT = 1
 _MANIFEST, _GRAPH = "manifest.json", "graph.pt2"
-_MEMBERS = frozenset({_MANIFEST, _GRAPH, PACKAGE})
+_MEMBERS = frozenset({_MANIFEST, _GRAPH, *(name for b in BACKENDS.values() for name in b.files)})
 _MAX_MANIFEST_BYTES = 2**20
 # Instruction sets that compilers choose among; code built for them fails without them.
 _VECTOR_FLAGS = ("avx", "sse", "fma", "bmi", "f16c", "amx", "vaes", "gfni", "asimd", "sve")
@@ -43,7 +43,7 @@ _VECTOR_FLAGS = ("avx", "sse", "fma", "bmi", "f16c", "amx", "vaes", "gfni", "asi
 class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     """What a `.ridge` file says about itself. inputs: "name: dtype[shape]" of each user input.
 
-    machine: the name that `optimize` was given; cpu_flags, torch_version: what the package needs.
+    machine: the name that `optimize` was given; cpu_flags, torch_version: what native code needs.
     seal: shows its writer that all else here is as written; None where no key could be kept.
     """
 
@@ -65,7 +65,8 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True):
 class Loaded:
     """A model from a `.ridge` file. Call it on the tensors of `manifest.inputs`, in that order.
 
-    backend: what runs it here. note: why that is not what was saved; None when it is.
+    backend, dtype: what runs it here. note: why that is not what was saved; None when it is. run:
+    the same call without the check of its inputs.
     """
 
     def __init__(
@@ -74,13 +75,14 @@ class Loaded:
         self.graph = graph
         self.manifest = manifest
         self.backend = backend
+        self.dtype: Dtype = manifest.dtype if backend == manifest.backend else "fp32"
         self.note = note
-        self._run = run
+        self.run = run
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The outputs. Raises GraphError, naming the input, when one does not fit."""
         check_inputs(self.graph, inputs)
-        return self._run(*inputs)
+        return self.run(*inputs)
 
 
 def save(optimized: Optimized, path: str | os.PathLike[str]) -> None:
@@ -94,9 +96,7 @@ def save(optimized: Optimized, path: str | os.PathLike[str]) -> None:
 def _archive(optimized: Optimized) -> memoryview:
     """The bytes of the file."""
     graph = optimized.graph
-    content = {_GRAPH: _graph_bytes(graph)}
-    if optimized.package is not None:
-        content[PACKAGE] = optimized.package
+    content = {_GRAPH: _graph_bytes(graph), **optimized.files}
     manifest = Manifest(
         format=_FORMAT,
         name=graph.name,
@@ -128,32 +128,31 @@ def _sealed(manifest: Manifest) -> bytes:
 def load(path: str | os.PathLike[str], *, is_trusted: bool = False) -> Loaded:
     """The model in a `.ridge` file, ready to run.
 
-    Its package, where it has one, is native code. It runs as it is where this user saved it, on a
-    machine that can run it, or with `is_trusted=True`, which runs anyone's; otherwise the graph is
-    compiled anew by the same backend, or run eagerly where that fails, and `Loaded.note` says why.
-    Raises BackendError for a missing, foreign, damaged or newer file.
+    What its backend compiled it to runs as it is where that is data. Where it is native code, it
+    does so where this user saved it, on a machine that can run it, or with `is_trusted=True`, which
+    runs anyone's. Otherwise the graph is compiled anew by the same backend, or run eagerly in fp32
+    where that fails, and `Loaded.note` says why. Raises BackendError for a missing, foreign,
+    damaged or newer file.
     """
     file = Path(path)
     manifest, content = _read(file)
     with tempfile.TemporaryDirectory(prefix="ridgeline-") as name:
         folder = Path(name)
-        graph = _read_graph(file, folder, content[_GRAPH], manifest)
+        graph = _read_graph(file, folder, content.pop(_GRAPH), manifest)
         is_allowed = is_trusted or is_own(_sealed(manifest), manifest.seal)
-        reason = _reason_to_recompile(manifest, PACKAGE in content, is_allowed)
-        if reason is None and PACKAGE in content:
-            _check_package(file, content[PACKAGE])
-            (folder / PACKAGE).write_bytes(content[PACKAGE])
-            return Loaded(graph, manifest, manifest.backend, _native(graph, folder), None)
+        backend = BACKENDS[manifest.backend]
+        reason = _reason_to_recompile(manifest, backend, bool(content), is_allowed)
+        if reason is None and content:
+            for member, data in content.items():
+                (folder / member).write_bytes(data)
+            try:
+                run = aligned(graph, backend().load(graph, folder, manifest.dtype))
+                return Loaded(graph, manifest, backend.name, run, None)
+            except BackendError as error:
+                raise BackendError(f"{file} is refused: {error}") from error
+            except Exception as error:  # another version's files fail in any way
+                reason = f"what the file holds does not load here ({first_line(error)})"
     return _compiled(graph, manifest, reason)
-
-
-def _native(graph: Graph, folder: Path) -> Runnable:
-    run, align = load_package(folder / PACKAGE), align_inputs(graph)
-
-    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-        return run(*align(inputs))
-
-    return call
 
 
 def _compiled(graph: Graph, manifest: Manifest, reason: str | None) -> Loaded:
@@ -163,17 +162,21 @@ def _compiled(graph: Graph, manifest: Manifest, reason: str | None) -> Loaded:
         run = backend.compile(graph, manifest.dtype)
         note = f"compiled anew by {backend.name}: {reason}." if reason else None
         return Loaded(graph, manifest, backend.name, run, note)
-    except BackendError as error:
+    except (BackendError, MissingExtra) as error:
         note = f"runs eagerly in fp32, {backend.name} failed here: {error}"
         return Loaded(graph, manifest, Eager.name, Eager().compile(graph), note)
 
 
-def _reason_to_recompile(manifest: Manifest, has_package: bool, is_allowed: bool) -> str | None:
-    """Why the saved native code cannot be used here; None where it can, or where there is none."""
-    if manifest.backend != Aoti.name:
+def _reason_to_recompile(
+    manifest: Manifest, backend: type[Backend], has_files: bool, is_allowed: bool
+) -> str | None:
+    """Why what was saved cannot be used here; None where it can, or where nothing ever is."""
+    if not backend.files:
         return None
-    if not has_package:
-        return "the file holds no native code"
+    if not has_files:
+        return f"the file holds nothing that {backend.name} compiled"
+    if not backend.is_native:
+        return None
     if not is_allowed:
         return (
             "the file was not saved by you on this machine, so its native code stays unused; "
@@ -270,15 +273,3 @@ def _read_graph(file: Path, folder: Path, data: bytes, manifest: Manifest) -> Gr
     if graph.digest != manifest.graph_digest:
         raise BackendError(f"{file} is damaged: its graph is not the one its manifest names.")
     return graph
-
-
-def _check_package(file: Path, data: bytes) -> None:
-    """Raises BackendError if unpacking the package would write outside its folder."""
-    try:
-        names = zipfile.ZipFile(io.BytesIO(data)).namelist()
-    except zipfile.BadZipFile as error:
-        raise BackendError(f"{file} holds a package that is no archive: {error}.") from error
-    for name in names:
-        path = PurePosixPath(name.replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in name:
-            raise BackendError(f"{file} holds a package with the path {name!r}; refusing it.")

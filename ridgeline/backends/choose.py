@@ -3,8 +3,8 @@ fastest.
 """
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Literal
@@ -14,32 +14,41 @@ from torch import Tensor
 
 from ridgeline import graph as graphs
 from ridgeline.backends.agreement import compare
-from ridgeline.backends.aoti import PACKAGE, Aoti
 from ridgeline.backends.backend import Backend, Dtype
-from ridgeline.backends.child import children
+from ridgeline.backends.child import Nursery, children
 from ridgeline.backends.eager import Eager
-from ridgeline.backends.inductor import Inductor
 from ridgeline.backends.measure import Limits, Timing, compile_all, measure_in_turn
 from ridgeline.backends.protocol import Job
 from ridgeline.backends.reference import Reference
+from ridgeline.backends.registry import BACKENDS, TOLERANCES, find
 from ridgeline.backends.result import Candidate, Optimized, Step
-from ridgeline.errors import BackendError
+from ridgeline.errors import BackendError, MissingExtra
 from ridgeline.graph import Graph
 from ridgeline.graph.flat import check_inputs
 from ridgeline.machines.cpu import num_logical_cores
 from ridgeline.machines.threads import require_threads
 from ridgeline.passes.manager import run_passes
+from ridgeline.units import format_time
 
 Execution = Literal["eager", "compiled", "roofline"]
 # The predicted time of a graph in a dtype and a way to run it; None where there is no prediction.
 Predict = Callable[[Graph, Dtype, Execution], float | None]
 Progress = Callable[[str, float], None]
 
-BACKENDS: Mapping[str, type[Backend]] = {b.name: b for b in (Eager, Inductor, Aoti)}
-# Largest |error| / largest |reference| accepted. fp32: reordered sums differ by 1e-6 or so, and
-# 1e-4 is an error; bf16 has 8 bits, and whole networks were seen to lose up to 3e-2.
-TOLERANCES: Mapping[Dtype, float] = {"fp32": 1e-4, "bf16": 5e-2}
+_LOWER: tuple[Dtype, ...] = ("bf16", "int8")
 _BASELINE = "eager as captured"
+# Samples that decide, before the next dtype is compiled, what that has to beat.
+_FIRST_LOOK = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """One candidate to be. refusal: why it is not even tried."""
+
+    backend: type[Backend]
+    dtype: Dtype
+    graph: Path
+    refusal: str | None
 
 
 def optimize(
@@ -50,6 +59,7 @@ def optimize(
     tolerance: float | None = None,
     dtypes: Sequence[Dtype] = ("fp32", "bf16"),
     backends: Sequence[str | type[Backend]] | None = None,
+    calibration: Sequence[Sequence[Tensor]] = (),
     skip: Sequence[str] = (),
     repeats: int = 10,
     threads: int | None = None,
@@ -60,16 +70,23 @@ def optimize(
     """The fastest way to run `graph` on this machine whose outputs on `inputs` stay within
     tolerance of the reference's.
 
-    tolerance: the accepted error for every dtype, instead of `TOLERANCES`. skip: passes to leave
-    out. machine: a name to file the result under. Every candidate lives in a child process of its
-    own; one that fails, crashes or overruns its limits is skipped with its reason. Raises
-    BackendError when none is left, GraphError for inputs that do not fit the graph, MachineError
-    for a number of threads that makes no sense here.
+    tolerance: the accepted error for every dtype, instead of `TOLERANCES`. backends: those to try;
+    all that are installed unless told. calibration: sets of inputs that int8 takes its ranges from,
+    `inputs` alone unless told. skip: passes to leave out. machine: a name to file the result under.
+
+    Every candidate lives in a child process of its own; one that fails, crashes or overruns its
+    limits is skipped with its reason, and so is a dtype whose predicted bound cannot beat what was
+    measured in those before it. Raises BackendError when none is left, MissingExtra for a backend
+    asked for by name that is not installed, GraphError for inputs that do not fit the graph,
+    MachineError for a number of threads that makes no sense here.
     """
-    check_inputs(graph, inputs)
+    sets = tuple(tuple(s) for s in (calibration or (inputs,)))
+    for given in (inputs, *sets):
+        check_inputs(graph, given)
     require_threads(threads)
     tell = progress or _say_nothing
-    chosen = [_resolve(b) for b in (backends if backends is not None else tuple(BACKENDS))]
+    pairs = _pairs(backends, dtypes)
+    refusals = [_refusal(b, d, is_named=backends is not None) for b, d in pairs]
     tell("passes", 0.0)
     steps = run_passes(graph, skip=skip)
     folded = steps[-1].graph if steps else graph
@@ -78,18 +95,22 @@ def optimize(
     num_threads = threads or num_logical_cores()
     with tempfile.TemporaryDirectory(prefix="ridgeline-") as name:
         folder = Path(name)
-        jobs = _write_jobs(folder, graph, folded, inputs, chosen, dtypes, num_threads, limits)
-        timings = _run_jobs(folder, jobs, expected, tolerance, repeats, limits, tell)
-        labels = [Candidate(backend=b.name, dtype=d) for b in chosen for d in dtypes]
-        baseline, *tried = (
-            _candidate(label, timing)
-            for label, timing in zip(
-                [Candidate(backend=_BASELINE, dtype="fp32"), *labels], timings, strict=True
-            )
+        plans = _plans(folder, pairs, refusals)
+        jobs = _write_jobs(folder, graph, folded, inputs, sets, plans, num_threads, limits)
+        race = _Race(
+            plans=plans,
+            jobs=jobs,
+            expected=expected,
+            tolerance=tolerance,
+            limits=limits or Limits(),
+            tell=tell,
         )
+        with children(jobs, folder) as nursery:
+            timings = race.run(nursery, repeats, lambda d: _bound_s(predict, folded, d))
+        baseline, *tried = (_candidate(p, t) for p, t in zip(plans, timings, strict=True))
+        baseline = replace(baseline, backend=_BASELINE)
         best = _fastest(tried, graph)
-        package = Path(jobs[1 + tried.index(best)].folder) / PACKAGE
-        content = package.read_bytes() if package.is_file() else None
+        files = _files_of(plans[1 + tried.index(best)], jobs[1 + tried.index(best)])
     waterfall = _waterfall(graph, folded, baseline, tried, best, predict)
     return Optimized(
         graph=folded,
@@ -101,7 +122,7 @@ def optimize(
         roofline_s=next((s.predicted_s for s in waterfall if s.step == "roofline"), None),
         threads=num_threads,
         machine=machine,
-        package=content,
+        files=files,
     )
 
 
@@ -109,12 +130,46 @@ def _say_nothing(stage: str, fraction: float) -> None:
     del stage, fraction
 
 
-def _resolve(backend: str | type[Backend]) -> type[Backend]:
-    if not isinstance(backend, str):
-        return backend
-    if backend not in BACKENDS:
-        raise BackendError(f"no backend {backend!r}; there are {', '.join(BACKENDS)}.")
-    return BACKENDS[backend]
+def _pairs(
+    backends: Sequence[str | type[Backend]] | None, dtypes: Sequence[Dtype]
+) -> list[tuple[type[Backend], Dtype]]:
+    """What to try: those named in every dtype, or all, each in the dtypes that it computes in."""
+    if backends is not None:
+        return [(find(b), dtype) for b in backends for dtype in dtypes]
+    return [(b, dtype) for b in BACKENDS.values() for dtype in dtypes if dtype in b.dtypes]
+
+
+def _refusal(backend: type[Backend], dtype: Dtype, *, is_named: bool) -> str | None:
+    """Why a candidate is not tried. Raises MissingExtra for one that was asked for by name."""
+    try:
+        backend.require(dtype)
+    except MissingExtra as error:
+        if is_named:
+            raise
+        return str(error)
+    except BackendError as error:
+        return str(error)
+    return None
+
+
+def _bound_s(predict: Predict | None, graph: Graph, dtype: Dtype) -> float | None:
+    return predict(graph, dtype, "roofline") if predict else None
+
+
+def _plans(
+    folder: Path,
+    pairs: Sequence[tuple[type[Backend], Dtype]],
+    refusals: Sequence[str | None],
+) -> list[_Plan]:
+    """The baseline, then one per backend and dtype."""
+    captured, folded = folder / "captured.pt2", folder / "folded.pt2"
+    return [
+        _Plan(backend=Eager, dtype="fp32", graph=captured, refusal=None),
+        *(
+            _Plan(backend=backend, dtype=dtype, graph=folded, refusal=refusal)
+            for (backend, dtype), refusal in zip(pairs, refusals, strict=True)
+        ),
+    ]
 
 
 def _write_jobs(
@@ -122,28 +177,28 @@ def _write_jobs(
     graph: Graph,
     folded: Graph,
     inputs: Sequence[Tensor],
-    backends: Sequence[type[Backend]],
-    dtypes: Sequence[Dtype],
+    sets: Sequence[Sequence[Tensor]],
+    plans: Sequence[_Plan],
     threads: int,
     limits: Limits | None,
 ) -> list[Job]:
-    """One job for the baseline, then one per backend and dtype."""
-    captured_path, folded_path = folder / "captured.pt2", folder / "folded.pt2"
-    graphs.save(graph, captured_path)
-    graphs.save(folded, folded_path)
-    torch.save([i.detach() for i in inputs], folder / "inputs.pt")
-    plans: list[tuple[type[Backend], Dtype, Path]] = [(Eager, "fp32", captured_path)]
-    plans += [(backend, dtype, folded_path) for backend in backends for dtype in dtypes]
+    """The files that the children read, and one job per plan."""
+    graphs.save(graph, plans[0].graph)
+    graphs.save(folded, folder / "folded.pt2")
+    inputs_path, sets_path = folder / "inputs.pt", folder / "calibration.pt"
+    torch.save([i.detach() for i in inputs], inputs_path)
+    torch.save([[i.detach() for i in given] for given in sets], sets_path)
     jobs = []
-    for number, (backend, dtype, path) in enumerate(plans):
+    for number, plan in enumerate(plans):
         own = folder / str(number)
         own.mkdir()
         jobs.append(
             Job(
-                backend=f"{backend.__module__}:{backend.__qualname__}",
-                dtype=dtype,
-                graph=str(path),
-                inputs=str(folder / "inputs.pt"),
+                backend=f"{plan.backend.__module__}:{plan.backend.__qualname__}",
+                dtype=plan.dtype,
+                graph=str(plan.graph),
+                inputs=str(inputs_path),
+                calibration=str(sets_path),
                 folder=str(own),
                 threads=threads,
                 memory_limit_bytes=(limits or Limits()).memory_bytes,
@@ -152,25 +207,77 @@ def _write_jobs(
     return jobs
 
 
-def _run_jobs(
-    folder: Path,
-    jobs: Sequence[Job],
-    expected: Sequence[Tensor],
-    tolerance: float | None,
-    repeats: int,
-    limits: Limits | None,
-    tell: Progress,
-) -> list[Timing]:
-    """What became of each job: compiled, compared, then timed in turn with the others."""
-    bounds = limits or Limits()
-    with children(jobs, folder) as nursery:
-        timings = compile_all(nursery, bounds, lambda f: tell("compile", f))
-        for number, job in enumerate(jobs):
-            if timings[number].skipped is None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Race:
+    """The candidates of one run, dtype by dtype."""
+
+    plans: Sequence[_Plan]
+    jobs: Sequence[Job]
+    expected: Sequence[Tensor]
+    tolerance: float | None
+    limits: Limits
+    tell: Progress
+
+    def run(
+        self, nursery: Nursery, repeats: int, bound_s: Callable[[Dtype], float | None]
+    ) -> list[Timing]:
+        """What became of each: compiled and compared, the dtypes in their order, then timed in turn
+        with the others.
+        """
+        timings = [Timing(skipped=plan.refusal) for plan in self.plans]
+        dtypes = list(dict.fromkeys(plan.dtype for plan in self.plans[1:]))
+        for place, dtype in enumerate(dtypes):
+            wave = [n for n, p in enumerate(self.plans) if n and p.dtype == dtype]
+            bound = bound_s(dtype)
+            if place and bound is not None:
+                timings = self._pruned(nursery, timings, wave, bound)
+            self._compile(nursery, timings, [0, *wave] if not place else wave, place, len(dtypes))
+        return measure_in_turn(
+            nursery, timings, repeats, self.limits, lambda f: self.tell("measure", f)
+        )
+
+    def _compile(
+        self, nursery: Nursery, timings: list[Timing], wave: Sequence[int], place: int, of: int
+    ) -> None:
+        """Compiles the candidates of one dtype that are still in, and compares their outputs."""
+        numbers = [n for n in wave if timings[n].skipped is None]
+        ready = compile_all(
+            nursery, numbers, self.limits, lambda f: self.tell("compile", (place + f) / of)
+        )
+        for number, timing in ready.items():
+            job = self.jobs[number]
+            limit = TOLERANCES[job.dtype] if self.tolerance is None else self.tolerance
+            if timing.skipped is None:
                 outputs = torch.load(Path(job.folder) / "outputs.pt", weights_only=True)
-                limit = TOLERANCES[job.dtype] if tolerance is None else tolerance
-                timings[number] = _judged(timings[number], expected, outputs, limit)
-        return measure_in_turn(nursery, timings, repeats, bounds, lambda f: tell("measure", f))
+                timing = _judged(timing, self.expected, outputs, limit)
+            timings[number] = timing
+        self.tell("compile", (place + 1) / of)
+
+    def _pruned(
+        self, nursery: Nursery, timings: Sequence[Timing], wave: Sequence[int], bound_s: float
+    ) -> list[Timing]:
+        """The timings, those of `wave` skipped if their bound cannot beat the best so far."""
+        hasty = replace(self.limits, patience_s=0.0)
+        looked = measure_in_turn(nursery, timings, _FIRST_LOOK, hasty, lambda f: None)
+        ran = [(t.time_s, n) for n, t in enumerate(looked) if n and not t.skipped and t.time_s]
+        if not ran or bound_s <= min(ran)[0]:
+            return looked
+        best_s, number = min(ran)
+        plan = self.plans[number]
+        reason = (
+            f"cannot win: the roofline allows {format_time(bound_s)}, "
+            f"{plan.backend.name} {plan.dtype} takes {format_time(best_s)}"
+        )
+        for n in wave:
+            if looked[n].skipped is None:
+                looked[n] = replace(looked[n], skipped=reason)
+        return looked
+
+
+def _files_of(plan: _Plan, job: Job) -> dict[str, bytes]:
+    """What the child of a candidate left to be saved."""
+    paths = [Path(job.folder) / name for name in plan.backend.files]
+    return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
 def _judged(
@@ -185,10 +292,11 @@ def _judged(
     return replace(timing, agreement=agreement, skipped=reason)
 
 
-def _candidate(label: Candidate, timing: Timing) -> Candidate:
+def _candidate(plan: _Plan, timing: Timing) -> Candidate:
     agreement = timing.agreement
-    return replace(
-        label,
+    return Candidate(
+        backend=plan.backend.name,
+        dtype=plan.dtype,
         time_s=timing.time_s,
         spread_s=timing.spread_s,
         samples=len(timing.times_s),
@@ -233,14 +341,10 @@ def _waterfall(
             "fp32",
             "compiled",
         ),
-        (
-            "bf16",
-            _best_of([c for c in candidates if c.dtype == "bf16"]),
-            folded,
-            "bf16",
-            "compiled",
-        ),
     ]
+    for dtype in _LOWER:
+        lower = _best_of([c for c in candidates if c.dtype == dtype])
+        stages.append((dtype, lower, folded, dtype, "compiled"))
     steps = [
         Step(
             step=name,

@@ -1,8 +1,6 @@
 """Eager PyTorch: what people run when they do nothing."""
 
-from pathlib import Path
-
-from ridgeline.backends.backend import Backend, Runnable
+from ridgeline.backends.backend import Backend, Runnable, Setting
 from ridgeline.graph import Graph
 from ridgeline.graph.flat import flat_module
 
@@ -12,7 +10,7 @@ class Eager(Backend):
 
     name = "eager"
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
         """The module's own forward."""
         forward: Runnable = flat_module(graph).forward
         return forward

@@ -41,6 +41,19 @@ def cache_folder() -> Path:
 
 
 @contextmanager
+def silent() -> Iterator[None]:
+    """Within the block libraries neither log nor warn."""
+    previous_level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous_level)
+
+
+@contextmanager
 def compiling() -> Iterator[None]:
     """Within the block Inductor compiles into our cache (or into the one that the user named),
     says nothing, and starts no processes.
@@ -48,15 +61,11 @@ def compiling() -> Iterator[None]:
     import torch._inductor.config as inductor_config
 
     previous_cache = os.environ.get(_CACHE_VARIABLE)
-    previous_level = logging.root.manager.disable
     os.environ[_CACHE_VARIABLE] = previous_cache or str(cache_folder())
-    logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), inductor_config.patch(compile_threads=1):
-            warnings.simplefilter("ignore")
+        with silent(), inductor_config.patch(compile_threads=1):
             yield
     finally:
-        logging.disable(previous_level)
         if previous_cache is None:
             del os.environ[_CACHE_VARIABLE]
         else:

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from torch import fx
 from torch._inductor import config as inductor_config
 
-from ridgeline.backends.backend import Backend, Runnable
+from ridgeline.backends.backend import Backend, Runnable, Setting
 from ridgeline.backends.environment import compiling, require_compiler
 from ridgeline.backends.packing import is_onednn_faster, onednn_packing
 from ridgeline.graph import Graph, InputKind
@@ -20,7 +19,7 @@ class Inductor(Backend):
 
     name = "inductor"
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
         """The compiled module, already run once.
 
         Every FX module has a code object of its own, so that compiling one never makes Dynamo

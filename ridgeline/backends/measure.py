@@ -77,14 +77,14 @@ class _Compiling:
 
 
 def compile_all(
-    nursery: Nursery, limits: Limits, progress: Callable[[float], None]
-) -> list[Timing]:
-    """Starts a child per job, as many at a time as there are cores; returns when each is ready or
-    out.
+    nursery: Nursery, numbers: Sequence[int], limits: Limits, progress: Callable[[float], None]
+) -> dict[int, Timing]:
+    """Starts a child for each of these jobs, as many at a time as there are cores; returns when
+    each is ready or out.
     """
-    total = len(nursery.jobs)
-    timings = [Timing()] * total
-    work = _Compiling(waiting=list(range(total)))
+    total = len(numbers)
+    timings = dict.fromkeys(numbers, Timing())
+    work = _Compiling(waiting=list(numbers))
     while work.waiting or work.running:
         while work.waiting and len(work.running) < (os.cpu_count() or 1):
             number = work.waiting.pop(0)
@@ -106,15 +106,15 @@ def measure_in_turn(
     limits: Limits,
     progress: Callable[[float], None],
 ) -> list[Timing]:
-    """Rounds in which each candidate still in takes its turn, the order reversed every time, until
-    each has `repeats` clean samples or patience ends.
+    """Rounds in which each candidate that has started and is still in takes its turn, the order
+    reversed every time, until each has `repeats` clean samples or patience ends.
     """
     results = list(timings)
     least = ceil(repeats / _SAMPLES_PER_TURN)
     end = time.monotonic() + limits.patience_s
     rounds = 0
     while rounds < least or (time.monotonic() < end and _lacks_samples(results, repeats)):
-        alive = [n for n, t in enumerate(results) if t.skipped is None]
+        alive = [n for n in nursery.started if results[n].skipped is None]
         for number in alive if rounds % 2 == 0 else reversed(alive):
             child = nursery.started[number]
             child.ask(Turn(samples=_SAMPLES_PER_TURN))

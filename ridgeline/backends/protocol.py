@@ -9,13 +9,14 @@ from ridgeline.backends.backend import Dtype
 
 class Job(msgspec.Struct, forbid_unknown_fields=True):
     """What a child is to compile. backend: "module:Class". Paths are files that the parent wrote;
-    folder: where the child leaves its outputs and its package.
+    calibration: a list of sets of inputs. folder: where the child leaves its outputs and files.
     """
 
     backend: str
     dtype: Dtype
     graph: str
     inputs: str
+    calibration: str
     folder: str
     threads: int
     memory_limit_bytes: int

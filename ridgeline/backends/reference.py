@@ -1,10 +1,8 @@
 """The oracle: runs the graph op by op, each with PyTorch's own kernel, as captured."""
 
-from pathlib import Path
-
 from torch import Tensor, fx
 
-from ridgeline.backends.backend import Backend, Runnable
+from ridgeline.backends.backend import Backend, Runnable, Setting
 from ridgeline.graph import Graph
 from ridgeline.graph.flat import flat_module
 
@@ -14,7 +12,7 @@ class Reference(Backend):
 
     name = "reference"
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
         """The interpreter of the graph."""
         interpreter = fx.Interpreter(flat_module(graph))
 

@@ -1,5 +1,6 @@
 """What `optimize` finds: every candidate, the best, the waterfall; plain values, JSON-ready."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from typing import TypedDict
@@ -75,8 +76,8 @@ class Optimized:
     """The outcome of `optimize`. graph: after the passes; passes: what each one did.
 
     candidates: what was tried on `graph`. baseline: the graph as captured, run eagerly in fp32.
-    roofline_s: the predicted bound in the best candidate's dtype. package: the best candidate's
-    native code, where its backend makes any.
+    roofline_s: the predicted bound in the best candidate's dtype. files: what its backend needs
+    besides the graph to load what it compiled, by name.
     """
 
     graph: Graph
@@ -88,7 +89,7 @@ class Optimized:
     roofline_s: float | None
     threads: int
     machine: str | None
-    package: bytes | None
+    files: Mapping[str, bytes]
 
     @property
     def speedup(self) -> float | None:

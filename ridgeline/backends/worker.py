@@ -12,9 +12,7 @@ import resource
 import signal
 import sys
 import threading
-import time
 from collections.abc import Sequence
-from math import ceil
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,10 +23,8 @@ from torch import Tensor
 from ridgeline import graph as graphs
 from ridgeline.backends.backend import Backend, Runnable, first_line
 from ridgeline.backends.protocol import Job, Reply, Turn
+from ridgeline.backends.sample import take_samples
 from ridgeline.errors import RidgelineError
-
-# One sample lasts at least this long: shorter runs are repeated within it.
-_LEAST_SAMPLE_S = 1e-3
 
 
 def main() -> None:
@@ -73,7 +69,8 @@ def _prepare(job: Job) -> tuple[Runnable, tuple[Tensor, ...]]:
     folder = Path(job.folder)
     graph = graphs.load(job.graph)
     inputs = tuple(torch.load(job.inputs, weights_only=True))
-    run = _backend(job.backend).compile(graph, job.dtype, keep=folder)
+    calibration = torch.load(job.calibration, weights_only=True)
+    run = _backend(job.backend).compile(graph, job.dtype, keep=folder, calibration=calibration)
     outputs = [o.detach().clone() for o in run(*inputs)]
     torch.save(outputs, folder / "outputs.pt")
     return run, inputs
@@ -86,23 +83,8 @@ def _backend(path: str) -> Backend:
 
 
 def _timed(run: Runnable, inputs: Sequence[Tensor], samples: int) -> Reply:
-    """One untimed run, then `samples` timed ones."""
-    start = time.perf_counter()
-    run(*inputs)
-    calls = max(1, ceil(_LEAST_SAMPLE_S / max(time.perf_counter() - start, 1e-7)))
-    reply = Reply(kind="timed")
-    for _ in range(samples):
-        switches = _involuntary_switches()
-        start = time.perf_counter()
-        for _ in range(calls):
-            run(*inputs)
-        reply.times_s.append((time.perf_counter() - start) / calls)
-        reply.is_clean.append(_involuntary_switches() == switches)
-    return reply
-
-
-def _involuntary_switches() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+    times_s, is_clean = take_samples(run, inputs, samples)
+    return Reply(kind="timed", times_s=times_s, is_clean=is_clean)
 
 
 if __name__ == "__main__":

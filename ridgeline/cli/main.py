@@ -49,6 +49,8 @@ _COMMANDS = {
         "place_command",
         "Which device runs each part, when there are several.",
     ),
+    "run": ("run", "run_command", "What a saved model computes."),
+    "bench": ("bench", "bench_command", "How fast a saved model runs here."),
     "machines": ("machines", "app", "List, show and calibrate machines."),
     "zoo": ("zoo", "zoo_command", "List the models that come with Ridgeline."),
 }

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +10,9 @@ import typer
 from ridgeline.cli.options import AsJson, Batch, Cache, HtmlFile, RunPhase, Seq, Target, Threads
 
 if TYPE_CHECKING:
+    from ridgeline.backends.backend import Dtype
     from ridgeline.backends.choose import Progress
     from ridgeline.machines import Machine
-
-
-class DtypeOption(StrEnum):
-    """Precisions as the command line spells them."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
 
 
 def optimize_command(
@@ -34,16 +27,24 @@ def optimize_command(
     batch: Batch = None,
     seq: Seq = None,
     cache: Cache = None,
-    dtype: Annotated[
-        list[DtypeOption] | None,
-        typer.Option(help="Precisions to try; may be repeated."),
+    dtypes: Annotated[
+        str, typer.Option(help="Precisions to try, in this order: fp32, bf16, int8.")
+    ] = "fp32,bf16",
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|random",
+            help="Inputs that int8 takes its ranges from. Default: those of the run.",
+        ),
     ] = None,
     backend: Annotated[
         list[str] | None, typer.Option(help="Backends to try; may be repeated.")
     ] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Largest error over largest output. Default: 1e-4, bf16 5e-2."),
+        typer.Option(
+            min=0.0, help="Largest error over largest output. Default: 1e-4, bf16 5e-2, int8 1e-1."
+        ),
     ] = None,
     skip: Annotated[list[str] | None, typer.Option(help="Passes to leave out.")] = None,
     threads: Threads = None,
@@ -59,10 +60,11 @@ def optimize_command(
 
       ridgeline optimize zoo:resnet50 -o resnet50.ridge
 
-      ridgeline optimize zoo:bert-base --seq 128 --dtype fp32 --html report.html
+      ridgeline optimize zoo:bert-base --seq 128 --dtypes fp32,bf16,int8 --html report.html
     """
     from ridgeline.backends.artifact import save
     from ridgeline.backends.choose import optimize
+    from ridgeline.backends.inputs import calibration_sets
     from ridgeline.backends.predict import predictor
     from ridgeline.frontends import Request, capture, load_model
     from ridgeline.graph import Phase
@@ -74,19 +76,22 @@ def optimize_command(
     for place in (out, html):
         require_place(place)
     require_threads(threads)
+    precisions = parsed_dtypes(dtypes)
     described = predicted_machine(machine)
     request = Request(target=target, phase=Phase(phase), batch=batch, seq=seq, cache=cache)
     model = load_model(request)
     graph = capture(
         model.module, model.inputs, kwargs=model.kwargs, phase=request.phase, name=model.name
     )
+    inputs = example_inputs(graph)
     result = optimize(
         graph,
-        example_inputs(graph),
+        inputs,
         machine=machine or "this",
         tolerance=tolerance,
-        dtypes=[d.value for d in dtype] if dtype else ("fp32", "bf16"),
+        dtypes=precisions,
         backends=backend,
+        calibration=calibration_sets(calibrate, graph, inputs) if calibrate else (),
         skip=skip or (),
         repeats=repeats,
         threads=threads,
@@ -105,6 +110,21 @@ def optimize_command(
         print(json.dumps(result.as_dict(), indent=1, allow_nan=False))
         return
     print_waterfall(sys.stdout, result, described)
+
+
+def parsed_dtypes(text: str) -> "list[Dtype]":
+    """The precisions in a list with commas, each once. Raises BackendError for an unknown one."""
+    from ridgeline.backends.backend import DTYPE_CHOICES
+    from ridgeline.errors import BackendError
+
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    known: list[Dtype] = [dtype for name in names for dtype in DTYPE_CHOICES if dtype == name]
+    if len(known) < len(names):
+        strange = next(name for name in names if name not in DTYPE_CHOICES)
+        raise BackendError(
+            f"--dtypes has {strange!r}; it takes {', '.join(DTYPE_CHOICES)}, with commas between."
+        )
+    return known
 
 
 def predicted_machine(name: str) -> "Machine | None":

@@ -1,6 +1,6 @@
 """The page of `optimize`: what is in each section, from its result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 
 from ridgeline.backends.result import Candidate, Optimized, Step
@@ -104,7 +104,11 @@ def optimize_page(optimized: Optimized, machine: Machine | None = None) -> str:
 
 
 def _reading(optimized: Optimized, machine: Machine) -> Reading | None:
-    """What the chosen form of the graph costs; None where an op has no cost rule."""
+    """What the chosen form of the graph costs; None in int8, which is not in the graph, and where
+    an op has no cost rule.
+    """
+    if optimized.best.dtype == "int8":
+        return None
     try:
         graph = set_precision(optimized.graph, DTYPES[optimized.best.dtype])
         return read(optimized.graph.name, graph, estimate(graph, machine))
@@ -121,7 +125,7 @@ def _facts(optimized: Optimized, machine: Machine | None) -> Section:
         ("parameters", f"{graph.parameters:,}"),
         ("nodes after the passes", f"{len(graph.nodes):,}"),
         ("threads", str(optimized.threads)),
-        ("native code", format_bytes(len(optimized.package)) if optimized.package else "none"),
+        ("compiled files", _size(optimized.files)),
         ("predicted for", machine.name if machine else "no machine: this one is not calibrated"),
         ("graph", graph.digest),
     ]
@@ -288,3 +292,7 @@ def _diff(step: PassStep, most_bytes: int) -> Html:
 
 def _time(time_s: float | None) -> str:
     return _NONE if time_s is None else format_time(time_s)
+
+
+def _size(files: Mapping[str, bytes]) -> str:
+    return format_bytes(sum(map(len, files.values()))) if files else "none"

@@ -3,11 +3,10 @@
 import os
 import signal
 import threading
-from pathlib import Path
 
 from torch import Tensor
 
-from ridgeline.backends.backend import Runnable
+from ridgeline.backends.backend import Runnable, Setting
 from ridgeline.backends.eager import Eager
 from ridgeline.graph import Graph
 
@@ -17,8 +16,8 @@ class Wrong(Eager):
 
     name = "wrong"
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
-        run = super().build(graph, keep)
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
+        run = super().build(graph, setting)
 
         def off(*inputs: Tensor) -> tuple[Tensor, ...]:
             return tuple(o * 1.01 for o in run(*inputs))
@@ -31,9 +30,9 @@ class Crashing(Eager):
 
     name = "crashing"
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
         os.kill(os.getpid(), signal.SIGSEGV)
-        return super().build(graph, keep)
+        return super().build(graph, setting)
 
 
 class Hanging(Eager):
@@ -41,9 +40,9 @@ class Hanging(Eager):
 
     name = "hanging"
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
         threading.Event().wait()
-        return super().build(graph, keep)
+        return super().build(graph, setting)
 
 
 class Raising(Eager):
@@ -51,7 +50,7 @@ class Raising(Eager):
 
     name = "raising"
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
         raise KeyError("a fault\nwith a second line")
 
 
@@ -60,9 +59,9 @@ class Greedy(Eager):
 
     name = "greedy"
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
         hoard = bytearray(2**40)
-        return super().build(graph, keep) if hoard else self.build(graph, keep)
+        return super().build(graph, setting) if hoard else self.build(graph, setting)
 
 
 class Late(Eager):
@@ -70,8 +69,8 @@ class Late(Eager):
 
     name = "late"
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
-        run, calls = super().build(graph, keep), []
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
+        run, calls = super().build(graph, setting), []
 
         def die(*inputs: Tensor) -> tuple[Tensor, ...]:
             calls.append(None)
@@ -87,7 +86,20 @@ class Chatty(Eager):
 
     name = "chatty"
 
-    def build(self, graph: Graph, keep: Path | None) -> Runnable:
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
         print('{"kind": "failed"}', flush=True)
         os.write(1, b"noise\n")
-        return super().build(graph, keep)
+        return super().build(graph, setting)
+
+
+class Calibrated(Eager):
+    """Keeps a file that says how many calibration sets it was given."""
+
+    name = "calibrated"
+    dtypes = ("int8",)
+    files = ("sets.txt",)
+
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
+        assert setting.keep is not None
+        (setting.keep / "sets.txt").write_text(str(len(setting.calibration)))
+        return super().build(graph, setting)

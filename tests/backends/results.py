@@ -1,5 +1,7 @@
 """What `optimize` would give, without the measuring."""
 
+from collections.abc import Mapping
+
 from small_models import MODELS
 
 from ridgeline.backends.result import Candidate, Optimized
@@ -7,7 +9,9 @@ from ridgeline.frontends.torch_export import capture
 from ridgeline.passes.manager import run_passes
 
 
-def chosen(name: str, backend: str = "eager", package: bytes | None = None) -> Optimized:
+def chosen(
+    name: str, backend: str = "eager", files: Mapping[str, bytes] | None = None
+) -> Optimized:
     """The small model of that name after the passes, with one candidate, the best."""
     model, inputs = MODELS[name]()
     steps = run_passes(capture(model, inputs))
@@ -22,5 +26,5 @@ def chosen(name: str, backend: str = "eager", package: bytes | None = None) -> O
         roofline_s=None,
         threads=1,
         machine="this",
-        package=package,
+        files=files or {},
     )

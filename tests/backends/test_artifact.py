@@ -19,8 +19,12 @@ from ridgeline.backends import artifact
 from ridgeline.backends.agreement import compare
 from ridgeline.backends.aoti import PACKAGE, Aoti
 from ridgeline.backends.artifact import load, save
+from ridgeline.backends.backend import Backend, Dtype
 from ridgeline.backends.eager import Eager
+from ridgeline.backends.onnxruntime import OnnxRuntime
+from ridgeline.backends.openvino import OpenVino
 from ridgeline.backends.reference import Reference
+from ridgeline.backends.registry import TOLERANCES
 from ridgeline.backends.seal import key_path
 from ridgeline.errors import BackendError, GraphError
 
@@ -74,7 +78,7 @@ def test_native_code_is_saved_loaded_and_replaced_where_it_does_not_fit(
     result = chosen("conv_net", backend="aoti")
     inputs = (torch.randn(2, 3, 8, 8),)
     Aoti().compile(result.graph, keep=tmp_path)
-    result = replace(result, package=(tmp_path / PACKAGE).read_bytes())
+    result = replace(result, files={PACKAGE: (tmp_path / PACKAGE).read_bytes()})
     path = tmp_path / "model.ridge"
     save(result, path)
     expected = Reference().compile(result.graph)(*inputs)
@@ -89,6 +93,49 @@ def test_native_code_is_saved_loaded_and_replaced_where_it_does_not_fit(
     assert compare(expected, moved(*inputs)).max_error < 1e-5
 
 
+@pytest.mark.parametrize(("backend", "dtype"), [(OpenVino, "bf16"), (OnnxRuntime, "int8")])
+def test_what_is_data_loads_as_it_is_whoever_wrote_it(
+    backend: type[Backend], dtype: Dtype, tmp_path: Path
+) -> None:
+    pytest.importorskip(backend.modules[0])
+    result, inputs = chosen("many_outputs", backend=backend.name), (torch.randn(3, 4),)
+    backend().compile(result.graph, dtype, keep=tmp_path, calibration=[inputs])
+    files = {n: (tmp_path / n).read_bytes() for n in backend.files if (tmp_path / n).exists()}
+    best = replace(result.best, dtype=dtype)
+    path = tmp_path / "model.ridge"
+    save(replace(result, best=best, files=files), path)
+    key_path().unlink()
+    found, words = in_a_fresh_process(path, inputs)
+    assert words == f"{backend.name} None"
+    expected = Reference().compile(result.graph)(*inputs)
+    assert 0 < compare(expected[:2], found[:2]).max_error < TOLERANCES[dtype]
+
+
+def test_what_does_not_load_is_compiled_anew_or_refused(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    path = tmp_path / "model.ridge"
+    damaged = {"openvino.xml": b"<net></net>", "openvino.bin": b""}
+    save(replace(chosen("many_outputs", backend="openvino"), files=damaged), path)
+    loaded = load(path)
+    assert loaded.backend == "openvino"
+    assert loaded.note is not None
+    assert loaded.note.startswith("compiled anew by openvino: what the file holds does not load")
+    assert loaded(torch.randn(3, 4))[0].shape == (3, 6)
+
+
+def test_without_the_extra_a_saved_model_runs_eagerly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.ridge"
+    result = chosen("many_outputs", backend="openvino")
+    save(replace(result, best=replace(result.best, dtype="bf16")), path)
+    monkeypatch.setattr(OpenVino, "modules", ("no_such_module",))
+    loaded = load(path)
+    assert (loaded.backend, loaded.dtype) == ("eager", "fp32")
+    assert loaded.note is not None
+    assert "needs the extra openvino" in loaded.note
+
+
 def fail(*_: object, **__: object) -> None:
     raise BackendError("no C++ compiler")
 
@@ -97,7 +144,7 @@ def test_where_recompiling_fails_it_runs_eagerly_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "model.ridge"
-    save(chosen("lstm", backend="aoti", package=b"native"), path)
+    save(chosen("lstm", backend="aoti", files={PACKAGE: b"native"}), path)
     monkeypatch.setattr(Aoti, "build", fail)
     key_path().unlink()
     loaded = load(path)
@@ -177,7 +224,7 @@ def test_a_package_that_would_write_elsewhere_is_refused(tmp_path: Path) -> None
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr("data/../../../evil.so", b"")
     path = tmp_path / "model.ridge"
-    save(chosen("lstm", backend="aoti", package=package.read_bytes()), path)
+    save(chosen("lstm", backend="aoti", files={PACKAGE: package.read_bytes()}), path)
     with pytest.raises(BackendError, match=r"the path 'data/\.\./\.\./\.\./evil\.so'; refusing it"):
         load(path)
 

@@ -13,11 +13,12 @@ import torch
 from results import chosen
 from torch import Tensor
 
-from ridgeline.backends import artifact
-from ridgeline.backends.aoti import Aoti
+from ridgeline.backends import aoti
+from ridgeline.backends.aoti import PACKAGE, Aoti
 from ridgeline.backends.artifact import Loaded, load, save
-from ridgeline.backends.backend import Runnable
+from ridgeline.backends.backend import Backend, Runnable, Setting
 from ridgeline.backends.reference import Reference
+from ridgeline.backends.registry import BACKENDS
 from ridgeline.backends.seal import is_own, key_path, seal_of
 from ridgeline.errors import BackendError
 from ridgeline.graph import Graph
@@ -34,10 +35,10 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_bytes(package.read_bytes())
         return lambda *inputs: inputs
 
-    def build(self: Aoti, graph: Graph, keep: Path | None) -> Runnable:
+    def build(self: Aoti, graph: Graph, setting: Setting) -> Runnable:
         return Reference().compile(graph)
 
-    monkeypatch.setattr(artifact, "load_package", loaded)
+    monkeypatch.setattr(aoti, "load_package", loaded)
     monkeypatch.setattr(Aoti, "build", build)
     return path
 
@@ -49,7 +50,7 @@ def saved(tmp_path: Path) -> Path:
     with zipfile.ZipFile(package, "w") as archive:
         archive.writestr("data/model.so", b"native code")
     path = tmp_path / "model.ridge"
-    save(chosen("lstm", "aoti", package.read_bytes()), path)
+    save(chosen("lstm", "aoti", {PACKAGE: package.read_bytes()}), path)
     return path
 
 
@@ -206,3 +207,30 @@ def test_a_relative_cache_folder_is_not_taken(
     """Else a key beside a stranger's file would vouch for it."""
     monkeypatch.setenv("XDG_CACHE_HOME", ".")
     assert key_path() == home / ".cache" / "ridgeline" / "key"
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS.values() if b.files])
+def test_native_code_of_no_backend_runs_unsealed(
+    backend: type[Backend], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO's and onnxruntime's files are data; the others' are code."""
+    touched: list[str] = []
+
+    def load_files(self: Backend, graph: Graph, folder: Path, dtype: str) -> Runnable:
+        touched.append(self.name)
+        return Reference().compile(graph)
+
+    def build(self: Backend, graph: Graph, setting: Setting) -> Runnable:
+        return Reference().compile(graph)
+
+    monkeypatch.setattr(backend, "load", load_files)
+    monkeypatch.setattr(backend, "build", build)
+    monkeypatch.setattr(backend, "modules", ())
+    path = tmp_path / "model.ridge"
+    save(chosen("lstm", backend.name, dict.fromkeys(backend.files, b"compiled")), path)
+    key_path().unlink()
+    assert outputs_of(load(path))[0].shape == (2, 3, 10)
+    assert backend.is_native == (backend.name in ("aoti", "iree"))
+    assert touched == ([] if backend.is_native else [backend.name])
+    load(path, is_trusted=True)
+    assert touched[-1:] == [backend.name]

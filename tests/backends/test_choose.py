@@ -16,12 +16,14 @@ import torch
 from small_models import MODELS
 from torch import Tensor
 
+from ridgeline.backends import choose
 from ridgeline.backends.agreement import compare
+from ridgeline.backends.backend import Dtype
 from ridgeline.backends.choose import Execution, Limits, optimize
 from ridgeline.backends.eager import Eager
 from ridgeline.backends.measure import Timing
 from ridgeline.backends.result import Optimized
-from ridgeline.errors import BackendError, GraphError
+from ridgeline.errors import BackendError, GraphError, MissingExtra
 from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph
 
@@ -152,6 +154,58 @@ def test_bad_requests_are_told_at_once() -> None:
         optimize(graph, ())
     with pytest.raises(BackendError, match="no backend 'xla'; there are eager, inductor, aoti"):
         optimize(graph, inputs, backends=["xla"])
+
+
+class Extra(Eager):
+    """Needs what is not installed."""
+
+    name = "needy"
+    extra = "needy"
+    modules = ("no_such_module",)
+
+
+def test_a_missing_extra_is_a_reason_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, inputs = lstm_graph()
+    monkeypatch.setattr(choose, "BACKENDS", {"eager": Eager, "needy": Extra})
+    found = optimize(graph, inputs, dtypes=["fp32"], repeats=2, threads=1, limits=QUICK)
+    assert found.best.backend == "eager"
+    (needy,) = (c for c in found.candidates if c.backend == "needy")
+    assert needy.skipped is not None
+    assert needy.skipped.endswith("pip install 'ridgeline[needy]'.")
+    with pytest.raises(MissingExtra, match="needs the extra needy"):
+        optimize(graph, inputs, backends=[Extra], dtypes=["fp32"])
+
+
+def test_what_cannot_win_by_the_roofline_is_not_compiled() -> None:
+    graph, inputs = lstm_graph()
+
+    def predict(graph: Graph, dtype: Dtype, execution: Execution) -> float:
+        return {"fp32": 1e-9, "bf16": 30.0}[dtype]
+
+    found = optimize(
+        graph, inputs, backends=[Eager], repeats=2, threads=1, limits=QUICK, predict=predict
+    )
+    fp32, bf16 = found.candidates
+    assert fp32.skipped is None
+    assert bf16.samples == 0
+    assert bf16.skipped is not None
+    assert re.fullmatch(
+        r"cannot win: the roofline allows 30\.0 s, eager fp32 takes \d.* [mµ]s", bf16.skipped
+    )
+
+
+def test_calibration_reaches_the_candidate_and_files_come_back(tmp_path: Path) -> None:
+    graph, inputs = lstm_graph()
+    sets = [(inputs[0] + n,) for n in range(3)]
+    found = optimize(
+        graph, inputs, backends=[fakes.Calibrated], dtypes=["int8"], calibration=sets,
+        repeats=2, threads=1, limits=QUICK,
+    )  # fmt: skip
+    assert found.best.dtype == "int8"
+    assert found.files == {"sets.txt": b"3"}
+    assert [s.step for s in found.waterfall] == ["eager", "int8", "roofline"]
+    with pytest.raises(GraphError, match="takes 1 tensors"):
+        optimize(graph, inputs, calibration=[()])
 
 
 # A shell without job control starts its background jobs, and their children, with SIGINT ignored.

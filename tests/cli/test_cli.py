@@ -283,7 +283,9 @@ def test_the_zoo_is_listed_with_its_facts(capsys: Captured) -> None:
     assert "25.6 M" in row
 
 
-@pytest.mark.parametrize("command", ["inspect", "profile", "optimize", "place", "machines", "zoo"])
+@pytest.mark.parametrize(
+    "command", ["inspect", "profile", "optimize", "place", "run", "bench", "machines", "zoo"]
+)
 def test_every_command_explains_itself_with_an_example(command: str, capsys: Captured) -> None:
     assert run([command, "--help"]) == 0
     out = capsys.readouterr().out
@@ -298,7 +300,16 @@ def test_the_overview_names_every_command_and_imports_none(capsys: Captured) -> 
     lines = _python(code).splitlines()
     assert lines[-1] == ""
     commands = [line.split()[0] for line in lines[lines.index("Commands:") + 1 :] if line.strip()]
-    assert commands == ["inspect", "profile", "optimize", "place", "machines", "zoo"]
+    assert commands == [
+        "inspect",
+        "profile",
+        "optimize",
+        "place",
+        "run",
+        "bench",
+        "machines",
+        "zoo",
+    ]
 
 
 def _python(code: str) -> str:

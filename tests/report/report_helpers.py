@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ridgeline.backends.result import Candidate, Optimized, Step
@@ -22,7 +22,7 @@ def measured(
     passes: Sequence[PassStep] = (),
     *,
     machine: str = "this",
-    package: bytes | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Optimized:
     """8 ms eager, 2 ms with the best of two candidates, the other of which crashed."""
     best = Candidate(backend="aoti", dtype="bf16", time_s=0.002, max_error=0.0031, **_RAN)
@@ -42,7 +42,7 @@ def measured(
         roofline_s=0.001,
         threads=2,
         machine=machine,
-        package=package,
+        files=files or {},
     )
 
 
