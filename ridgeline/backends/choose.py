@@ -22,7 +22,7 @@ from ridgeline.backends.protocol import Job
 from ridgeline.backends.reference import Reference
 from ridgeline.backends.registry import BACKENDS, TOLERANCES, find
 from ridgeline.backends.result import Candidate, Optimized, Step
-from ridgeline.errors import BackendError, MissingExtra
+from ridgeline.errors import BackendError, GraphError, MissingExtra
 from ridgeline.graph import Graph
 from ridgeline.graph.flat import check_inputs
 from ridgeline.machines.cpu import num_logical_cores
@@ -80,6 +80,8 @@ def optimize(
     asked for by name that is not installed, GraphError for inputs that do not fit the graph,
     MachineError for a number of threads that makes no sense here.
     """
+    if not graph.outputs:
+        raise GraphError(f"{graph.name} returns nothing: there is no result to compare.")
     sets = tuple(tuple(s) for s in (calibration or (inputs,)))
     for given in (inputs, *sets):
         check_inputs(graph, given)

@@ -177,6 +177,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         _drop_what_is_unwritten()
         return _fail(f"cannot write the output: {error.strerror}.", EXIT_BAD_INPUT)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return _fail(f"{str(error.filename)[:60]}…: {error.strerror}.", EXIT_BAD_INPUT)
     reason = (str(error).splitlines() or [""])[0]
     return _fail(
         f"unexpected {type(error).__name__}: {reason}. This is a fault in Ridgeline; "

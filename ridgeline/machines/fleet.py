@@ -20,12 +20,13 @@ A file of one is TOML. The first device is the host: inputs start there and outp
 
 import math
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from ridgeline.errors import MachineError
+from ridgeline.machines.files import read_text
 from ridgeline.machines.machine import Machine
 from ridgeline.machines.registry import load
 
@@ -116,17 +117,14 @@ class _LinkEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 class _FleetFile(msgspec.Struct, forbid_unknown_fields=True):
     devices: list[_DeviceEntry]
-    links: list[_LinkEntry] = field(default_factory=list)
+    links: list[_LinkEntry] = []
 
 
 def load_fleet(path: Path) -> Fleet:
     """The fleet that a TOML file describes. Raises MachineError, naming what is wrong."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        entries = msgspec.convert(table, _FleetFile)
-    except OSError as error:
-        raise MachineError(f"cannot read {path}: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        entries = msgspec.convert(tomllib.loads(read_text(path, "fleet file")), _FleetFile)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise MachineError(f"{path} is not TOML: {error}.") from None
     except msgspec.ValidationError as error:
         raise MachineError(f"{path}: {error}.") from None

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from ridgeline.errors import MachineError
+from ridgeline.machines.files import read_text
 from ridgeline.machines.machine import Machine
 from ridgeline.machines.toml import parse, to_toml
 
@@ -162,12 +163,7 @@ def _load_this() -> Machine:
 
 
 def _read(path: Path) -> Machine:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise MachineError(f"cannot read machine file {path}: {reason}. {_WAY_OUT}") from None
-    return parse(text, origin=str(path))
+    return parse(read_text(path, "machine file", _WAY_OUT), origin=str(path))
 
 
 def _unknown(name: str) -> MachineError:

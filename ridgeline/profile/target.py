@@ -38,5 +38,7 @@ def profile_target(
         name=loaded.name,
         is_trusted=loaded.is_trusted,
     )
+    if not graph.nodes:
+        raise TargetError(f"{loaded.name} computes nothing: it has no operation to measure.")
     run = measure(graph, threads=threads, repeats=repeats, progress=progress)
     return breakdown(graph, run, machine, allow_uncounted=allow_uncounted)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -315,6 +316,25 @@ def test_the_overview_names_every_command_and_imports_none(capsys: Captured) -> 
 def _python(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return done.stdout
+
+
+@pytest.mark.parametrize("command", ["profile", "optimize"])
+def test_a_model_that_does_nothing_is_one_sentence(
+    command: str, tmp_path: Path, capsys: Captured
+) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(
+        "import torch\nclass Silent(torch.nn.Module):\n    def forward(self, x):\n        pass\n"
+        "def make():\n    return Silent(), torch.ones(3)\n"
+    )
+    save_this(load("cpu-epyc-9654"))
+    assert re.search(r"nothing", failure([command, f"{path}:make"], capsys))
+
+
+def test_a_name_longer_than_any_file_is_one_sentence(capsys: Captured) -> None:
+    assert "name too long" in failure(
+        ["inspect", f"{'x' * 5000}.onnx", "--machine", "h100"], capsys
+    )
 
 
 def test_a_reader_who_leaves_is_no_error() -> None:

@@ -16,6 +16,7 @@ from ridgeline import machines
 from ridgeline.errors import GraphError, MachineError
 from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph
+from ridgeline.machines.files import MAX_BYTES
 from ridgeline.machines.fleet import Device, Fleet, Wire, load_fleet
 from ridgeline.passes.placement import place
 from ridgeline.passes.placement.coarsen import coarsen
@@ -231,6 +232,7 @@ def test_a_fleet_is_read_from_a_file(tmp_path: Path) -> None:
         (('machine = "l4"', 'machine = "no-such"'), "no-such"),
         (("latency_s", "latency"), "latency"),
         (("[[links]]", "[links"), "is not TOML"),
+        (('machine = "l4"', 'machine = "/dev/zero"'), "no regular file"),
     ],
 )
 def test_a_wrong_fleet_is_one_sentence(
@@ -240,6 +242,30 @@ def test_a_wrong_fleet_is_one_sentence(
     path.write_text(FILE.replace(*change))
     with pytest.raises(MachineError, match=message):
         load_fleet(path)
+
+
+def test_one_device_needs_no_link_and_two_do(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(FILE[: FILE.index("[[links]]")])
+    with pytest.raises(MachineError, match="one link between cpu and gpu, not no link"):
+        load_fleet(path)
+    path.write_text('[[devices]]\nname = "cpu"\nmachine = "cpu-epyc-9654"\n')
+    placement = place(two_paths(), load_fleet(path))
+    assert placement.makespan_s == pytest.approx(placement.single_s["cpu"])
+
+
+@pytest.mark.parametrize("size", [None, MAX_BYTES + 1])
+def test_what_is_no_small_file_is_refused_at_once(tmp_path: Path, size: int | None) -> None:
+    path = Path("/dev/zero") if size is None else tmp_path / "large.toml"
+    if size is not None:
+        path.write_bytes(b"#" * size)
+    with pytest.raises(MachineError, match=r"no regular file|more than"):
+        load_fleet(path)
+
+
+def test_a_misspelt_op_kind_is_named() -> None:
+    with pytest.raises(GraphError, match="no op kind 'linaer'; did you mean linear"):
+        place(two_paths(), fleet("linaer"))
 
 
 def test_devices_that_nothing_joins_are_refused() -> None:

@@ -1,5 +1,6 @@
 """place(graph, fleet): which device runs each part of a graph, and when."""
 
+import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -8,6 +9,7 @@ from ridgeline.cost import Execution, estimate
 from ridgeline.cost.fusion import fused_traffic
 from ridgeline.errors import GraphError
 from ridgeline.graph import Graph, InputKind, Ref
+from ridgeline.graph.ops import OPS
 from ridgeline.machines import Ceiling
 from ridgeline.machines.fleet import Device, Fleet
 from ridgeline.passes.placement.coarsen import coarsen
@@ -17,6 +19,7 @@ from ridgeline.passes.placement.tasks import INFEASIBLE, Edge, TaskGraph
 
 HOST = 0
 ARRIVE, RETURN = "inputs", "outputs"
+KINDS = frozenset(row.kind for row in OPS.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,7 @@ def task_graph(
     graph: Graph, fleet: Fleet, ceiling: Ceiling = Ceiling.ACHIEVABLE
 ) -> tuple[TaskGraph, tuple[tuple[str, ...], ...]]:
     """The graph's fused groups as tasks, and the nodes of each."""
+    _require_known(fleet)
     group_of = _groups(graph)
     flows = list(_flows(graph, group_of))
     order = _ordered(set(group_of.values()), flows)
@@ -185,6 +189,20 @@ def _title(group: int, names: list[str]) -> str:
     if not names:
         return ARRIVE if group == _FIRST else RETURN
     return names[0] if len(names) == 1 else f"{names[0]} +{len(names) - 1}"
+
+
+def _require_known(fleet: Fleet) -> None:
+    for device in fleet.devices:
+        for kind in sorted(device.unsupported - KINDS):
+            near = difflib.get_close_matches(kind, KINDS, n=1)
+            raise GraphError(
+                f"device {device.name}: there is no op kind {kind!r}"
+                + (
+                    f"; did you mean {near[0]}?"
+                    if near
+                    else "; `inspect --op-list` names a model's."
+                )
+            )
 
 
 def _require_homes(tasks: TaskGraph, graph: Graph) -> None:
