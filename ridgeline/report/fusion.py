@@ -21,7 +21,8 @@ def fusion_line(plan: FusionPlan) -> str:
     )
     claimed = sum(chain.refusal is None for chain in plan.chains)
     if claimed:
-        head += f"; {claimed:,} pairs of products could share tiles"
+        pairs = "pair" if claimed == 1 else "pairs"
+        head += f"; {claimed:,} {pairs} of products could share tiles"
     reasons = list(plan.reasons.items())[:_MOST_REASONS]
     if not reasons:
         return f"{head}."

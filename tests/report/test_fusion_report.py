@@ -20,7 +20,7 @@ class Mlp(nn.Module):
 def test_the_line_and_the_section_tell_what_is_saved_and_what_is_not() -> None:
     plan = fuse(capture(Mlp().eval(), (torch.randn(16, 64),)))
     assert fusion_line(plan) == (
-        "fusion, predicted: 5 kernels that move 221 KiB become 3 that move 181 KiB; 1 pairs of "
+        "fusion, predicted: 5 kernels that move 221 KiB become 3 that move 181 KiB; 1 pair of "
         "products could share tiles. Kept apart: linear reads its operand again and again (1); "
         "softmax needs whole rows, a tile of linear is less (1)."
     )
