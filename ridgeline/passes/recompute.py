@@ -1,13 +1,12 @@
 """Computes part of forward again in backward instead of keeping it: less memory for more time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from torch import fx
 
 from ridgeline.errors import GraphError
-from ridgeline.graph import Graph, Node, Ref
+from ridgeline.graph import Graph, Ref
 from ridgeline.graph.edit import Edit
 from ridgeline.machines import Machine
 from ridgeline.passes.schedule import Joint
@@ -16,6 +15,8 @@ from ridgeline.units import format_bytes
 # Into how many stretches forward is cut, each computed again from what enters it. About the square
 # root of the depth is best for a chain (Chen et al. 2016); wide graphs differ, so all are tried.
 _STRETCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+# Node visits that refining may spend, a few seconds.
+_MAX_VISITS = 60_000
 # Prices of a second in bytes, as quantiles of what the nodes offer; between them the cut changes
 # little.
 _QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9)
@@ -62,20 +63,46 @@ def plan(graph: Graph, machine: Machine) -> tuple[Plan, ...]:
     for kept in _checkpoints(joint):
         for price in _prices(joint):
             sets.add(_cut(joint, kept, price))
-    plans = [_plan(joint, again) for again in sets]
-    plans.sort(key=lambda p: (p.time_s, p.peak_bytes, len(p.again)))
+    return _refined(joint, _front(_plan(joint, again) for again in sets))
+
+
+def _front(plans: Iterable[Plan]) -> tuple[Plan, ...]:
+    """The plans that no other beats in both time and memory, fastest first."""
     best: list[Plan] = []
-    for one in plans:
+    for one in sorted(plans, key=lambda p: (p.time_s, p.peak_bytes, sorted(p.again))):
         if not best or one.peak_bytes < best[-1].peak_bytes:
             best.append(one)
     return tuple(best)
 
 
+def _refined(joint: Joint, front: tuple[Plan, ...]) -> tuple[Plan, ...]:
+    """The front after single nodes were added to its plans, or taken out, while that helped.
+
+    A cut weighs what is kept from forward to backward; the peak also holds what backward makes.
+    """
+    names = [n.name for n in joint.forward if joint.is_repeatable(n) and not n.row.is_free]
+    left = _MAX_VISITS // len(joint.graph.nodes)
+    seen = {p.again for p in front}
+    pending = list(front)
+    while pending and left > 0:
+        base = pending.pop()
+        near = {_toggled(joint, base.again, name) for name in names} - seen
+        seen |= near
+        left -= len(near)
+        found = _front([*front, *(_plan(joint, again) for again in near)])
+        pending = [p for p in pending if p in found] + [p for p in found if p not in front]
+        front = found
+    return front
+
+
+def _toggled(joint: Joint, again: frozenset[str], name: str) -> frozenset[str]:
+    """One node more or less, and with it the views, which cost nothing."""
+    return (again ^ {name}) | joint.views
+
+
 def _plan(joint: Joint, again: frozenset[str]) -> Plan:
     runs = joint.runs(again)
-    return Plan(
-        again=again, peak_bytes=joint.peak_bytes(runs, again), time_s=joint.time_s(runs)
-    )
+    return Plan(again=again, peak_bytes=joint.peak_bytes(runs, again), time_s=joint.time_s(runs))
 
 
 def _prices(joint: Joint) -> list[float]:

@@ -57,6 +57,11 @@ class Joint:
         return frozenset(node.name for node in self.forward)
 
     @cached_property
+    def views(self) -> frozenset[str]:
+        """The names of forward's views."""
+        return frozenset(node.name for node in self.forward if node.row.is_free)
+
+    @cached_property
     def read_by_backward(self) -> frozenset[Ref]:
         """The values of forward that a node outside it reads."""
         readers = (n for n in self.graph.nodes if n.name not in self.forward_names)
