@@ -191,7 +191,7 @@ def test_convolutions_take_memory_of_their_own(machine: Machine) -> None:
     """oneDNN reorders weights and pictures inside a kernel: the prediction is a lower bound."""
     graph = picture()
     predicted = plan(graph, machine)[0].peak_bytes - sum(i.nbytes for i in graph.inputs)
-    assert predicted <= allocated(graph) < 1.5 * predicted
+    assert predicted <= allocated(graph) < 2 * predicted
 
 
 @pytest.mark.slow
