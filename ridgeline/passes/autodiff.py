@@ -3,6 +3,7 @@
 torch's own autograd runs under a trace; what it calls is the graph. No derivative rule is ours.
 """
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -114,7 +115,10 @@ def _positions(function: GraphFunction, wrt: Sequence[str]) -> dict[str, int]:
     inputs = {p: k for p, k in floating.items() if function.is_input(k)}
     for path in wrt:
         if path not in known:
-            raise GraphError(f"graph {name} has no input {path!r}; it has {', '.join(known)}.")
+            close = difflib.get_close_matches(path, known, cutoff=0.3)
+            raise GraphError(
+                f"graph {name} has no input or weight {path!r}; near it are {', '.join(close)}."
+            )
         if path not in floating:
             kind = function.examples[known[path]].dtype
             raise GraphError(f"input {path} of graph {name} is {kind}, which has no gradient.")
