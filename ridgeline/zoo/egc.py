@@ -201,8 +201,9 @@ WORKLOADS = (
         forms=_FORMS,
         facts=Facts(
             parameters=516_470_120,
+            flops=161_297_760_256,
             sizes=Sizes(batch=1),
-            source="Guo et al. 2023, 516.5 M; counted from this file's config",
+            source="Guo et al. 2023, 516.5 M; FLOPs summed over the layers",
         ),
         runs_here=False,
     ),
@@ -210,6 +211,11 @@ WORKLOADS = (
         name="egc-tiny",
         build=lambda: EGC(TINY).eval(),
         forms=_FORMS,
-        facts=Facts(parameters=693_850, sizes=Sizes(batch=1), source="counted from this file"),
+        facts=Facts(
+            parameters=693_850,
+            flops=35_029_504,
+            sizes=Sizes(batch=1),
+            source="counted by hand from the config; FLOPs summed over the layers",
+        ),
     ),
 )
