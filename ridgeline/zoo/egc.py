@@ -1,25 +1,27 @@
 """EGC: one network that classifies and, by the gradient of its energy, generates.
 
-Architecture: a U-Net over latents that gives every pixel one logit per class. Widths 384, 768, 1536;
-  two residual blocks a level on the way down and two on the way up, each conditioned on the timestep
-  and followed by a spatial transformer (self-attention, cross-attention to the embedded label, GELU
-  feed-forward; heads of 64); the convolutions between levels change the width, and a level's last
-  state joins the first block of its way up.
+Architecture: a U-Net over latents that gives every pixel one logit per class. Widths 384, 768,
+  1536; two residual blocks a level on the way down and two on the way up, each conditioned on the
+  timestep and followed by a spatial transformer (self-attention, cross-attention to the embedded
+  label, GELU feed-forward; heads of 64); the convolutions between levels change the width, and a
+  level's last state joins the first block of its way up.
   Classify: attention pooling without parameters; the mean pixel attends to all pixels.
   Score: with the energy E(x) = -sum over pixels of logsumexp over classes, the score is -dE/dx.
 Source: Guo et al., "EGC: Image Generation and Classification via a Diffusion Energy-Based Model",
   ICCV 2023. The blocks are our own reading of it.
-Input: noisy latents (B, 4, S, S), S a multiple of 4, timesteps (B,), labels (B,), where the number of
-  classes stands for no label.
+Input: noisy latents (B, 4, S, S), S a multiple of 4, timesteps (B,), labels (B,), where the number
+  of classes stands for no label.
 Output: class logits (B, K), or the score, of the latents' shape.
-Loss: mean squared error of the noise, which is the score times minus its deviation, plus 0.005 times
-  cross-entropy with smoothing 0.2, weighted by the root of the signal's share; labels dropped at 0.1.
-Facts: 516,470,120 parameters; tiny (widths 32, 64, heads of 16, 10 classes, one block on the way up)
-  693,850.
+Loss: mean squared error of the noise, which is the score times minus its deviation, plus 0.005
+  times cross-entropy with smoothing 0.2, weighted by the root of the signal's share; labels dropped
+  at 0.1.
+Facts: 516,470,120 parameters; tiny (widths 32, 64, heads of 16, 10 classes, one block on the way
+  up) 693,850.
 
 Shapes: B batch, C channels, S side, T = S * S pixels, K classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -101,6 +103,19 @@ class Block(nn.Module):
         return out
 
 
+class Level(nn.Module):
+    """The blocks of one width on one way."""
+
+    def __init__(self, widths: Sequence[int], channels: int, config: EGCConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, channels, config) for width in widths)
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, time, context)
+        return x
+
+
 class EGC(nn.Module):
     """One logit per class for every pixel: (B, 4, S, S), (B,), (B,) -> (B, K, S, S)."""
 
@@ -111,15 +126,12 @@ class EGC(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(config.unet)
         self.label_embedding = nn.Embedding(config.num_classes + 1, config.context_dim)
-        self.down = nn.ModuleList(
-            nn.ModuleList(Block(w, w, config) for _ in range(config.blocks_down)) for w in widths
-        )
+        self.down = nn.ModuleList(Level([w] * config.blocks_down, w, config) for w in widths)
         self.coarsen = nn.ModuleList(
             nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths)
         )
         self.up = nn.ModuleList(
-            nn.ModuleList(Block(w if k else 2 * w, w, config) for k in range(config.blocks_up))
-            for w in widths
+            Level([2 * w, *[w] * (config.blocks_up - 1)], w, config) for w in widths
         )
         self.refine = nn.ModuleList(
             nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in pairwise(widths)
@@ -132,14 +144,10 @@ class EGC(nn.Module):
         time, context = self.time_embedding(steps_B), self.label_embedding(labels_B)[:, None]
         x, states = self.conv_in(latents_BCSS), []
         for level, blocks in enumerate(self.down):
-            x = self.coarsen[level - 1](x) if level else x
-            for block in blocks:
-                x = block(x, time, context)
+            x = blocks(self.coarsen[level - 1](x) if level else x, time, context)
             states.append(x)
         for level in reversed(range(len(self.up))):
-            x = torch.cat((x, states[level]), dim=1)
-            for block in self.up[level]:
-                x = block(x, time, context)
+            x = self.up[level](torch.cat((x, states[level]), dim=1), time, context)
             if level:
                 x = self.refine[level - 1](F.interpolate(x, scale_factor=2.0))
         out: Tensor = self.conv_out(F.silu(self.norm_out(x)))

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from ridgeline import differentiate, named_outputs, train_graph
 from ridgeline.backends.aoti import Aoti
-from ridgeline.backends.backend import Backend
+from ridgeline.backends.backend import Backend, Setting
 from ridgeline.backends.eager import Eager
 from ridgeline.backends.inductor import Inductor
 from ridgeline.backends.reference import Reference
@@ -233,7 +233,7 @@ def test_gradients_of_a_captured_graph(path: str) -> None:
     model, (x,) = MODELS["conv_net"]()
     model, x = model.double(), x.double()
     slopes = differentiate(capture(model, (x,)), wrt=[path], of=lambda y: y.square().sum())
-    run_fp64 = Reference().build(slopes, None)  # `compile` would make it fp32
+    run_fp64 = Reference().build(slopes, Setting())  # `compile` would make it fp32
     found = named_outputs(slopes, run_fp64(x))[f"gradients.{path}"]
 
     def value(at: Tensor) -> Tensor:

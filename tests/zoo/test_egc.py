@@ -1,5 +1,6 @@
 """EGC: facts by hand, and its score as an ordinary graph."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def parameters_by_hand(config: EGCConfig) -> int:
         blocks = config.blocks_down + config.blocks_up
         total += residual(2 * width, width) + (blocks - 1) * residual(width, width)
         total += blocks * transformer(width)
-    for fine, coarse in zip(widths, widths[1:], strict=False):
+    for fine, coarse in pairwise(widths):
         total += conv(fine, coarse, 3) + conv(coarse, fine, 3)
     return total
 
