@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ridgeline.frontends import Request, capture, capture_target
     from ridgeline.graph import Graph, Phase
     from ridgeline.machines import Machine
+    from ridgeline.passes.autodiff import differentiate, named_outputs, train_graph
     from ridgeline.profile import breakdown, measure
 
 __version__ = "0.1.0"
@@ -47,10 +48,13 @@ __all__ = [
     "breakdown",
     "capture",
     "capture_target",
+    "differentiate",
     "estimate",
     "load",
     "measure",
+    "named_outputs",
     "optimize",
+    "train_graph",
 ]
 
 _MODULES = {
@@ -70,10 +74,13 @@ _MODULES = {
     "breakdown": "ridgeline.profile",
     "capture": "ridgeline.frontends",
     "capture_target": "ridgeline.frontends",
+    "differentiate": "ridgeline.passes.autodiff",
     "estimate": "ridgeline.cost",
     "load": "ridgeline.backends.artifact",
     "measure": "ridgeline.profile",
+    "named_outputs": "ridgeline.passes.autodiff",
     "optimize": "ridgeline.backends.choose",
+    "train_graph": "ridgeline.passes.autodiff",
 }
 
 if not TYPE_CHECKING:  # a __getattr__ that mypy sees would make every misspelt name valid

@@ -29,10 +29,13 @@ PUBLIC_NAMES = {
     "breakdown",
     "capture",
     "capture_target",
+    "differentiate",
     "estimate",
     "load",
     "measure",
+    "named_outputs",
     "optimize",
+    "train_graph",
 }
 
 

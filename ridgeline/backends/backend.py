@@ -121,10 +121,13 @@ def _is_installed(module: str) -> bool:
 def aligned(graph: Graph, run: Runnable) -> Runnable:
     """`run` without gradients, on inputs with the strides that the graph was traced with."""
     align = align_inputs(graph)
+    # oneDNN's recurrent layer keeps what its backward reads only where gradients are on
+    is_on = any(node.op == "rnn_layer_backward" for node in graph.nodes)
 
     def call(*inputs: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            return run(*align(inputs))
+        given = align(inputs)
+        with torch.set_grad_enabled(is_on):
+            return run(*(x.detach() for x in given)) if is_on else run(*given)
 
     return call
 

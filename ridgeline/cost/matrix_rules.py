@@ -244,3 +244,25 @@ def _recurrent(node: Node) -> OpCost:
     activations = of.rows * sum(node.specs[ref].shape[0] for ref in of.hidden)
     cell = OpCost(vector_ops=6 * activations, special_ops=2 * activations)
     return _macs(node, sum(product.macs for product in recurrent_products(node))) + cell
+
+
+@rule("rnn_layer")
+def _rnn_layer(node: Node) -> OpCost:
+    """oneDNN's: one direction of one layer, as torch runs recurrence on a CPU."""
+    return _one_layer(node, node.spec("weight0"), node.spec("weight1"))
+
+
+@rule("rnn_layer_backward")
+def _rnn_layer_backward(node: Node) -> OpCost:
+    """Two products for each of the forward's; this schema counts the weights from one."""
+    forward = _one_layer(node, node.spec("weight1"), node.spec("weight2"))
+    arithmetic = ("flops", "causal_flops", "executed_flops", "vector_ops")
+    return replace(forward, **{name: 2 * getattr(forward, name) for name in arithmetic})
+
+
+def _one_layer(node: Node, w_ih: TensorSpec, w_hh: TensorSpec) -> OpCost:
+    x = node.spec("input")
+    steps = x.numel // x.shape[-1]
+    gates = steps * w_hh.shape[0]
+    cell = OpCost(vector_ops=6 * gates, special_ops=2 * gates)
+    return _macs(node, steps * (w_ih.numel + w_hh.numel)) + cell

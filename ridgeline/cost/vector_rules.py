@@ -124,6 +124,31 @@ def _resample(node: Node) -> OpCost:
     return _moved(node, 0 if is_nearest else _per_element(node) * node.out.numel)
 
 
+@rule("upsample_backward")
+def _upsample_backward(node: Node) -> OpCost:
+    """Every output pixel's gradient goes to the taps that made it; nearest has one."""
+    taps = 1 if "nearest" in node.target else _OPS_PER_ELEMENT["upsample"]
+    return _moved(node, taps * node.spec("grad_output").numel)
+
+
+@rule("grid_sample_backward")
+def _grid_sample_backward(node: Node) -> OpCost:
+    """Gradients of the four taps, and of the place they are taken at."""
+    return _moved(node, 2 * _OPS_PER_ELEMENT["grid_sample"] * node.spec("grad_output").numel)
+
+
+@rule("cdist_backward")
+def _cdist_backward(node: Node) -> OpCost:
+    """Per pair and coordinate: difference, scale, add."""
+    pairs = node.spec("cdist").numel
+    return _moved(node, _OPS_PER_ELEMENT["cdist"] * pairs * node.spec("x1").shape[-1])
+
+
+@rule("pad_backward")
+def _pad_backward(node: Node) -> OpCost:
+    return _moved(node, node.spec("grad_output").numel)
+
+
 @category_rule(Category.GATHER)
 def _gather(node: Node) -> OpCost:
     """Reads only the rows that it takes, and the indices."""
@@ -197,10 +222,19 @@ def _accumulates(node: Node) -> bool:
     return is_adding or (node.has("accumulate") and node.arg("accumulate") is True)
 
 
-@rule("max_unpool", "embedding_dense_backward")
+@rule("max_unpool", "embedding_dense_backward", "embedding_bag_backward")
 def _fresh_scatter(node: Node) -> OpCost:
     """Scatters into new memory, which is written whole."""
     return _moved(node)
+
+
+@rule("nll_loss_backward")
+def _nll_loss_backward(node: Node) -> OpCost:
+    """One value per target into zeros; the log-probabilities give only their shape."""
+    return OpCost(
+        read_bytes=node.spec("grad_output").nbytes + node.spec("target").nbytes,
+        write_bytes=write_bytes(node),
+    )
 
 
 @category_rule(Category.SORT)

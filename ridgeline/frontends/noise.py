@@ -18,6 +18,7 @@ _ALIASES = (
     "aten.view_of",
 )
 _DETACH = "aten.detach"
+_REGION = "higher_order.wrap_with_set_grad_enabled"
 _IDENTITIES = ("aten.view", "aten.reshape", "aten.expand", "aten._unsafe_view")
 
 
@@ -33,6 +34,27 @@ def drop_noise(program: ExportedProgram, *, keep_detach: bool) -> int:
     removed += _sweep(graph)
     program.graph_module.recompile()
     return removed
+
+
+def mark_stopped_gradients(program: ExportedProgram) -> None:
+    """Detaches what regions under no_grad return, in a program that the caller alone owns:
+    decomposing inlines such regions, and forgets them.
+    """
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is operator.getitem and _stops_gradients(node.args[0]):
+            with graph.inserting_after(node):
+                stopped = graph.call_function(torch.ops.aten.detach.default, (node,))
+            stopped.meta.update(node.meta)
+            node.replace_all_uses_with(stopped)
+            stopped.args = (node,)
+            program.graph_signature.replace_all_uses(node.name, stopped.name)
+    program.graph_module.recompile()
+
+
+def _stops_gradients(node: object) -> bool:
+    is_region = isinstance(node, fx.Node) and packet_of(node.target) == _REGION
+    return is_region and isinstance(node, fx.Node) and node.args[0] is False
 
 
 def _remove(program: ExportedProgram, node: fx.Node, keep_detach: bool) -> bool:

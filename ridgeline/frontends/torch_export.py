@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 
 from ridgeline.errors import CaptureError, GraphError, RidgelineError
 from ridgeline.frontends.collapse import collapse
-from ridgeline.frontends.noise import drop_noise
+from ridgeline.frontends.noise import drop_noise, mark_stopped_gradients
 from ridgeline.graph import Graph, Phase
 
 # Drawn constants are small; comparing large tables as text would only cost time.
@@ -55,7 +55,16 @@ def capture(
             f"{title} is TorchScript, which does not export; give the module it was made from."
         )
     args = tuple(example_inputs)
-    trace = partial(export, model, args, kwargs, dynamic, title, is_trusted=is_trusted)
+    trace = partial(
+        export,
+        model,
+        args,
+        kwargs,
+        dynamic,
+        title,
+        is_trusted=is_trusted,
+        keep_detach=model.training or phase is Phase.TRAIN,
+    )
     with _paused_garbage_collection():
         program, repeats = (fold_layers and _folded(model, trace, phase)) or (trace(), {})
         return _graph(title, program, phase, repeats)
@@ -114,17 +123,21 @@ def export(
     title: str,
     *,
     is_trusted: bool,
+    keep_detach: bool,
 ) -> ExportedProgram:
     """One functional export of `model`, noise removed; unless trusted, shown to be repeatable.
+    keep_detach: keep the marks of where gradients stop.
 
     Raises CaptureError with torch's own first line, or naming what differs.
     """
     program = _trace(model, args, kwargs, dynamic, title)
     if not is_trusted:
         _require_same(title, program, _trace(model, args, kwargs, dynamic, title))
+    if keep_detach:
+        mark_stopped_gradients(program)
     with _quiet():
         functional: ExportedProgram = program.run_decompositions({})
-    drop_noise(functional, keep_detach=model.training)
+    drop_noise(functional, keep_detach=keep_detach)
     return functional
 
 

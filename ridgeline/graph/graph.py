@@ -14,10 +14,13 @@ from ridgeline.graph.spec import TensorSpec
 
 
 class Phase(Enum):
-    """What one run of the graph does."""
+    """What one run of the graph does. TRAIN: the forward of a model in training, whose backward and
+    update the cost model adds; STEP: a graph that holds all three.
+    """
 
     FORWARD = "forward"
     TRAIN = "train"
+    STEP = "step"
     PREFILL = "prefill"
     DECODE = "decode"
 

@@ -127,6 +127,8 @@ _TABLE: dict[Category, str] = {
         lstm: lstm
         gru: gru
         rnn: rnn_tanh rnn_relu
+        rnn_layer: mkldnn_rnn_layer
+        rnn_layer_backward: mkldnn_rnn_layer_backward
         lstm_cell
         gru_cell
         rnn_cell: rnn_tanh_cell rnn_relu_cell
@@ -184,6 +186,8 @@ _TABLE: dict[Category, str] = {
         polar: complex
         pointwise_backward: threshold_backward leaky_relu_backward hardtanh_backward
         pointwise_backward: hardswish_backward hardsigmoid_backward native_dropout_backward
+        pointwise_backward: _prelu_kernel_backward hardshrink_backward softshrink_backward
+        pointwise_backward: mse_loss_backward smooth_l1_loss_backward huber_loss_backward
         """,
     Category.TRANSCENDENTAL: """
         exp log log2 log10 hypot angle polygamma special_entr special_ndtr special_log_ndtr
@@ -196,6 +200,8 @@ _TABLE: dict[Category, str] = {
         gelu silu mish softplus elu: elu celu selu
         log_sigmoid: log_sigmoid log_sigmoid_forward
         pointwise_backward: gelu_backward silu_backward sigmoid_backward tanh_backward
+        pointwise_backward: elu_backward mish_backward softplus_backward log_sigmoid_backward
+        pointwise_backward: logit_backward glu_backward binary_cross_entropy_backward
         logit logaddexp: logaddexp logaddexp2 xlogy: xlogy special_xlogy
         """,
     Category.REDUCTION: """
@@ -206,6 +212,7 @@ _TABLE: dict[Category, str] = {
         cross_entropy_loss mse_loss l1_loss: l1_loss smooth_l1_loss huber_loss
         binary_cross_entropy: binary_cross_entropy binary_cross_entropy_with_logits
         cdist: cdist _cdist_forward _euclidean_dist
+        cdist_backward: _cdist_backward
         kl_div histc bincount count_nonzero median: median kthvalue mode
         cosine_similarity pairwise_distance trace
         diff pdist: pdist _pdist_forward
@@ -223,7 +230,9 @@ _TABLE: dict[Category, str] = {
         adaptive_avg_pool: _adaptive_avg_pool3d
         adaptive_max_pool: adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
         pool_backward: max_pool2d_with_indices_backward avg_pool2d_backward
-        pool_backward: _adaptive_avg_pool2d_backward
+        pool_backward: _adaptive_avg_pool2d_backward _adaptive_avg_pool3d_backward
+        pool_backward: max_pool3d_with_indices_backward avg_pool3d_backward
+        pool_backward: adaptive_max_pool2d_backward adaptive_max_pool3d_backward
         """,
     Category.RESAMPLE: """
         upsample: upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d
@@ -234,6 +243,13 @@ _TABLE: dict[Category, str] = {
         grid_sample: grid_sampler grid_sampler_2d grid_sampler_3d
         upsample: _upsample_nearest_exact1d _upsample_nearest_exact3d
         im2col: im2col col2im unfold_backward
+        upsample_backward: upsample_nearest1d_backward upsample_nearest2d_backward
+        upsample_backward: upsample_nearest3d_backward _upsample_nearest_exact1d_backward
+        upsample_backward: _upsample_nearest_exact2d_backward _upsample_nearest_exact3d_backward
+        upsample_backward: upsample_linear1d_backward upsample_bilinear2d_backward
+        upsample_backward: upsample_trilinear3d_backward upsample_bicubic2d_backward
+        upsample_backward: _upsample_bilinear2d_aa_backward _upsample_bicubic2d_aa_backward
+        grid_sample_backward: grid_sampler_2d_backward grid_sampler_3d_backward
         fft: _fft_r2c _fft_c2r _fft_c2c fft_fft fft_ifft fft_rfft fft_irfft
         fft: fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn
         """,
@@ -252,6 +268,8 @@ _TABLE: dict[Category, str] = {
         as_strided_scatter masked_scatter put index_reduce
         max_unpool: max_unpool2d max_unpool3d
         embedding_dense_backward
+        nll_loss_backward: nll_loss_backward nll_loss2d_backward
+        embedding_bag_backward: _embedding_bag_dense_backward
         """,
     Category.SORT: "sort: sort msort topk argsort unique: _unique2 unique_dim unique_consecutive",
     Category.COPY: """
@@ -261,6 +279,10 @@ _TABLE: dict[Category, str] = {
         pad: pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
         pad: replication_pad1d replication_pad2d
         pad: replication_pad3d
+        pad_backward: reflection_pad1d_backward reflection_pad2d_backward
+        pad_backward: reflection_pad3d_backward replication_pad1d_backward
+        pad_backward: replication_pad2d_backward replication_pad3d_backward
+        slice_backward: slice_backward select_backward diagonal_backward
         repeat: repeat repeat_interleave tile
         roll flip: flip fliplr flipud rot90 fftshift: fft_fftshift fft_ifftshift
         pixel_shuffle: pixel_shuffle pixel_unshuffle channel_shuffle

@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +28,8 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 # Files whose lines the user did not write: torch's own, and the code FX makes of a graph.
 _NOT_WRITTEN = (f"{torch.__path__[0]}/", "<eval_with_key>")
 _MUTATIONS = (OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION)
+# What a backward op returns for an operand that wants no gradient.
+_ABSENT = TensorSpec((0,), "fp32")
 # Sizes computed at run time (`x.shape[0] * 2` under dynamic shapes) are arithmetic on ints, not
 # tensor work.
 _SCALAR_TARGETS = (operator.getitem,)
@@ -113,8 +115,16 @@ def _tensor_outputs(node: fx.Node) -> tuple[TensorSpec, ...] | None:
     if isinstance(value, torch.Tensor):
         return (spec_of(value),)
     if isinstance(value, (list, tuple)):
-        return tuple(spec_of(v) for v in value if isinstance(v, torch.Tensor))
+        return tuple(_specs_of(value))
     return () if value is None else None
+
+
+def _specs_of(values: Sequence[object]) -> list[TensorSpec]:
+    """The specs of several outputs by position; an output that was not asked for is empty."""
+    specs = [spec_of(v) if isinstance(v, torch.Tensor) else _ABSENT for v in values]
+    while specs and specs[-1] is _ABSENT:
+        specs.pop()
+    return specs
 
 
 def _spec_of_node(node: fx.Node) -> TensorSpec | None:

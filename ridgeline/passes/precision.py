@@ -1,5 +1,6 @@
 """Changes the floating-point type that a graph computes in; what it takes and returns stays."""
 
+import operator
 from collections.abc import Callable, Iterator
 
 import torch
@@ -18,6 +19,9 @@ _ALWAYS_CAST = (Category.CONVOLUTION, Category.RECURRENT, Category.ATTENTION, Ca
 _ALWAYS_CAST_KINDS = ("linear", "addmm")
 # Sums that grow, and functions of large arguments: done in fp32 whatever comes in.
 _KEEP_WIDE = ("cumsum", "cumprod", "logcumsumexp", "sin", "cos", "tan", "cross_entropy_loss")
+
+# Backward kernels that read statistics in the type in which the forward kernel left them.
+_READ_STATISTICS = ("sdpa_backward", "norm_backward")
 
 
 def set_precision(graph: Graph, dtype: torch.dtype) -> Graph:
@@ -75,8 +79,13 @@ class _Caster:
         if any(_is_complex(i.meta.get("val")) for i in (node, *node.all_input_nodes)):
             raise GraphError(f"node {node.name} is complex and has no {self._name} form.")
         self._clamp_scalars(node)
-        floats = [i for i in node.all_input_nodes if _is_floating(i.meta.get("val"))]
         row = row_of(packet_of(node.target))
+        floats = [
+            i
+            for i in node.all_input_nodes
+            if _is_floating(i.meta.get("val"))
+            and not (row.kind in _READ_STATISTICS and _is_statistic(i))
+        ]
         is_low = any(i in self.low for i in floats)
         is_low |= bool(floats) and (row.category in _ALWAYS_CAST or row.kind in _ALWAYS_CAST_KINDS)
         if is_low and floats:
@@ -146,6 +155,11 @@ def _map_scalars(function: Callable[[Argument], Argument], argument: Argument) -
     if isinstance(argument, list | tuple):
         return tuple(_map_scalars(function, a) for a in argument)
     return function(argument)
+
+
+def _is_statistic(node: fx.Node) -> bool:
+    """Whether a value is a later output of a node: a log-sum-exp, a mean, a deviation."""
+    return node.target is operator.getitem and bool(node.args[1])
 
 
 def _is_floating(value: object) -> bool:

@@ -17,6 +17,8 @@ _MODULES = {
     "covid-mtl": "covid_mtl",
     "crnn": "crnn",
     "deepadipose": "deepadipose",
+    "egc": "egc",
+    "egc-tiny": "egc",
     "gpt2": "gpt2",
     "llama-2-7b": "decoder",
     "llama-3.1-405b": "decoder",

@@ -53,7 +53,8 @@ class Workload:
     """One zoo entry. `build()` makes the model in eval mode with random weights on the ambient
     device.
 
-    forms: keys are "forward" (always there), "prefill" and "decode" (decoders only).
+    forms: keys are "forward" (always there), "prefill" and "decode" (decoders only), and "score"
+    (energy models only: the gradient by the input, plain torch, which torch.export refuses).
     runs_here: small enough to run on a laptop; the others are for inspection on `meta`.
     """
 

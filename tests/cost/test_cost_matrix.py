@@ -352,6 +352,26 @@ def test_quantized_products(name: str) -> None:
     assert found.read_bytes == sum(a.nbytes for a in args if isinstance(a, Tensor))
 
 
+def test_a_recurrent_layer_of_onednn_and_its_backward() -> None:
+    """Seven steps of two sequences, 4 features in, 5 out, four gates."""
+    forward = 7 * 2 * (4 + 5) * 4 * 5
+    x, state = meta(7, 2, 4), meta(2, 5)
+    weights = (meta(20, 4), meta(20, 5), meta(20), meta(20))
+    settings = (2, 5, 1, True)  # an LSTM, hidden size, one layer, biases
+    out = (meta(7, 2, 5), state, state, meta(64, dtype=torch.uint8))
+    found = macs(
+        aten.mkldnn_rnn_layer.default,
+        x, *weights, state, state, False, [], *settings, False, False, True, out=out,
+    )  # fmt: skip
+    assert found == forward
+    found = macs(
+        aten.mkldnn_rnn_layer_backward.default,
+        x, *weights, state, state, *out[:3], out[0], state, state, False, *settings, True, False,
+        [], False, out[3], out=(x, *weights, state, state),
+    )  # fmt: skip
+    assert found == 2 * forward
+
+
 def test_half_sparse_weights_multiply_half_as_often() -> None:
     found = cost(
         aten._sparse_semi_structured_linear.default,

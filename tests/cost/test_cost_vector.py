@@ -32,6 +32,30 @@ GOLDEN = {
     "max_pool 2x2": (aten.max_pool2d.default, (meta(*IMAGE), [2, 2]), 4 * 72, 0, 1152, 288),
     "max_pool, one side": (aten.max_pool2d.default, (meta(*IMAGE), [2]), 4 * 72, 0, 1152, 288),
     "avg_pool1d": (aten.avg_pool1d.default, (meta(2, 4, 6), [3]), 3 * 16, 0, 192, 64),
+    "nll_loss_backward, which writes one value a row into zeros": (
+        aten.nll_loss_backward.default,
+        (meta(), meta(*X), index(8), None, 1, -100, meta()), 0, 0, 4 + 64, 512,
+    ),
+    "nearest, backward": (
+        aten.upsample_nearest2d_backward.default,
+        (meta(2, 4, 12, 12), [12, 12], [2, 4, 6, 6]), 1152, 0, 4608, 1152,
+    ),
+    "bilinear, backward": (
+        aten.upsample_bilinear2d_backward.default,
+        (meta(2, 4, 12, 12), [12, 12], [2, 4, 6, 6], False), 8 * 1152, 0, 4608, 1152,
+    ),
+    "slice_backward": (
+        aten.slice_backward.default, (meta(4, 16), [8, 16], 0, 0, 4, 1), 0, 0, 256, 512,
+    ),
+    "pad_backward": (
+        aten.reflection_pad1d_backward.default,
+        (meta(2, 4, 8), meta(2, 4, 6), [1, 1]), 64, 0, 256 + 192, 192,
+    ),
+    "cdist_backward": (
+        aten._cdist_backward.default,
+        (meta(8, 4), meta(8, 4), meta(6, 4), 2.0, meta(8, 6)),
+        3 * 8 * 6 * 4, 0, 128 + 128 + 96 + 192, 128,
+    ),
     "max_pool with indices": (
         aten.max_pool2d_with_indices.default, (meta(*IMAGE), [2, 2]), 4 * 72, 0, 1152, 288 + 576,
     ),
