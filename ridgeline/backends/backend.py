@@ -84,14 +84,14 @@ class Backend(ABC):
         """Raises MissingExtra where its extra is not installed, BackendError for a dtype that it
         does not compute in.
         """
+        if dtype not in cls.dtypes:
+            raise BackendError(f"{cls.name} does not compute in {dtype}.")
         missing = next((m for m in cls.modules if not _is_installed(m)), None)
         if missing is not None:
             raise MissingExtra(
                 f"the backend {cls.name} needs the extra {cls.extra} ({missing} is not installed): "
                 f"pip install 'ridgeline[{cls.extra}]'."
             )
-        if dtype not in cls.dtypes:
-            raise BackendError(f"{cls.name} does not compute in {dtype}.")
 
     def lower(self, graph: Graph, dtype: Dtype) -> Graph:
         """The graph that `build` gets: with its floating-point work done in `dtype`. A backend
