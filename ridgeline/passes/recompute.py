@@ -57,7 +57,7 @@ def sweep(graph: Graph, machine: Machine) -> tuple[tuple[int, float], ...]:
 
 
 def plan(graph: Graph, machine: Machine) -> tuple[Plan, ...]:
-    """The plans of `sweep`, the first of which computes nothing again."""
+    """The plans of `sweep`, the first of which adds no time."""
     joint = Joint(graph=graph, machine=machine)
     sets = {frozenset[str]()}
     for kept in _checkpoints(joint):

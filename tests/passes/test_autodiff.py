@@ -260,6 +260,18 @@ def test_a_branch_is_differentiated() -> None:
         torch.testing.assert_close(run(graph, (x,))["gradients.x"], expected)
 
 
+def test_numbers_among_the_inputs_stay_what_they_were() -> None:
+    class Power(nn.Module):
+        def forward(self, x: Tensor, exponent: int, none: None) -> Tensor:
+            return x**exponent
+
+    x = torch.rand(3)
+    graph = differentiate(capture(Power(), (x, 3, None)))
+    torch.testing.assert_close(run(graph, (x,))["gradients.x"], 3 * x**2)
+    (again,) = Reference().compile(differentiate(graph))(x)
+    torch.testing.assert_close(again, 6 * x)
+
+
 def test_own_outputs_come_first() -> None:
     model, (x,) = MODELS["many_outputs"]()
     graph = differentiate(capture(model, (x,)), has_outputs=True)
