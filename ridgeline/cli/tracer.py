@@ -7,6 +7,7 @@ and networkx (to draw recomputation plans): with what they bring, a tenth of the
 whoever asks for more than their names, transformers for one, gets the real modules.
 """
 
+import gc
 import importlib
 import sys
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ def load_tracer(*, is_alone: bool) -> None:
         return
     with _sparing() if is_alone else nullcontext():
         importlib.import_module(_TRACER)
+    if is_alone:
+        gc.freeze()  # what was imported stays: no collection, here or in a fork, walks it
 
 
 @contextmanager
