@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ridgeline.errors import RidgelineError, TargetError
 from ridgeline.frontends.exported import is_exported, load_exported, load_graph
 from ridgeline.frontends.huggingface import is_huggingface, load_huggingface
+from ridgeline.frontends.keras_file import is_keras, load_keras
 from ridgeline.frontends.onnx_file import is_onnx, load_onnx
 from ridgeline.frontends.pyfile import is_pyfile, load_pyfile
 from ridgeline.frontends.request import LoadedModel, Request
@@ -28,6 +29,7 @@ KINDS = (
     Kind(pattern="FILE.py:FUNCTION", matches=is_pyfile, load=load_pyfile),
     Kind(pattern="FILE.pt2", matches=is_exported, load=load_exported),
     Kind(pattern="FILE.onnx", matches=is_onnx, load=load_onnx),
+    Kind(pattern="FILE.keras or the JSON of a Keras model", matches=is_keras, load=load_keras),
     Kind(
         pattern="a Hugging Face folder, config.json or hub id ORG/NAME",
         matches=is_huggingface,

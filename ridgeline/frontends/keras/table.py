@@ -1,0 +1,34 @@
+"""Row: one class of layers, or one operation."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Union
+
+from torch import Tensor
+
+from ridgeline.frontends.keras.value import Value
+
+if TYPE_CHECKING:
+    from ridgeline.frontends.keras.call import Call
+
+Result = Union[Tensor, Value, tuple[Union[Tensor, Value], ...]]
+Run = Callable[["Call"], Result]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One class. keeps_mask: the mask of its input is that of its output."""
+
+    kind: str
+    run: Run
+    keeps_mask: bool = False
+
+
+def rows(functions: Mapping[str, Run], *, keeps_mask: bool = False) -> tuple[Row, ...]:
+    """One row per class."""
+    return tuple(Row(kind=k, run=run, keeps_mask=keeps_mask) for k, run in functions.items())
+
+
+def by_kind(table: Iterable[Row]) -> dict[str, Row]:
+    """Class -> its row."""
+    return {row.kind: row for row in table}

@@ -1,0 +1,218 @@
+"""`.keras` and `model.to_json()`: a Keras 3 model, its inputs made up from what its config says."""
+
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ridgeline.errors import MissingExtra, TargetError
+from ridgeline.frontends.request import LoadedModel, Request, set_mode
+from ridgeline.graph import Phase
+
+if TYPE_CHECKING:
+    from ridgeline.frontends.keras.records import KerasInput, KerasModel
+    from ridgeline.frontends.keras.weights import Store
+
+_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
+_MAX_CONFIG_BYTES = 2**26
+# A member may grow so many times when it is unpacked; Keras itself packs none.
+_MAX_EXPANSION = 100
+_MAX_UNPACKED_BYTES = 2**31
+_HEAD_BYTES = 2**16
+_DEFAULT_TOKENS, _DEFAULT_PIXELS = 128, 224
+# Of a dimension; of an input where it is only described; of one that is made.
+_MAX_ELEMENTS, _MAX_MADE = 2**31, 2**28
+
+
+def is_keras(target: str) -> bool:
+    """Whether the target is a Keras archive, or JSON that says it is a Keras model."""
+    return target.endswith(".keras") or (target.endswith(".json") and _says_keras(Path(target)))
+
+
+def _says_keras(path: Path) -> bool:
+    """Whether a JSON file begins as `model.to_json()` does; a Hugging Face config has no layers in
+    its config.
+    """
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return b'"class_name"' in head and b'"config"' in head
+
+
+def load_keras(request: Request, device: str) -> LoadedModel:
+    """The file's model with inputs of the sizes asked for, where it leaves them open.
+
+    Raises TargetError where the file or a size is wrong, MissingExtra without h5py.
+    """
+    request.require_phase(Phase.FORWARD)
+    if request.dtype is not None:
+        raise TargetError(
+            f"--dtype does not apply to {request.target}: it is fixed in the file; "
+            "save the model in another one."
+        )
+    try:
+        from ridgeline.frontends.keras import KerasModule, read_model
+        from ridgeline.frontends.keras.read import parse
+    except ImportError as error:
+        raise MissingExtra(
+            f"{request.target} needs the extra keras: pip install 'ridgeline[keras]'."
+        ) from error
+    path = Path(request.target)
+    if not path.is_file():
+        raise TargetError(f"no file {path}; give FILE.keras, or the JSON of model.to_json().")
+    with _opened(path) as (text, store):
+        try:
+            model = read_model(parse(text, _CONFIG), name=path.stem)
+        except TargetError as error:
+            raise TargetError(f"{path}: {error}") from error
+        shapes = shapes_of(model, request)
+        inputs = tuple(
+            _example(model, i, shape, device)
+            for i, shape in zip(model.signature, shapes, strict=True)
+        )
+        module = KerasModule(model, store, device)
+        module.prepare(*inputs)
+    return LoadedModel(
+        module=set_mode(module, request.phase), inputs=inputs, name=model.name, is_trusted=True
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[bytes, "Store"]]:
+    """(the config, where the weights come from) of a file."""
+    from ridgeline.frontends.keras.weights import BlankStore
+
+    if path.suffix == ".json":
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise TargetError(f"{path} has more than {_MAX_CONFIG_BYTES} bytes; that is no config.")
+        yield path.read_bytes(), BlankStore()
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = _names(archive, path)
+            if _CONFIG not in names:
+                raise TargetError(f"{path} holds no {_CONFIG}; keras writes one: model.save(...).")
+            config = _member(archive, _CONFIG, path, _MAX_CONFIG_BYTES)
+            with _weights(archive, names, path) as store:
+                yield config, store
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise TargetError(f"{path} is no .keras file, or a damaged one: {error}.") from error
+
+
+def _names(archive: zipfile.ZipFile, path: Path) -> list[str]:
+    """The archive's members. Raises TargetError where one lies outside of it."""
+    names = archive.namelist()
+    for name in names:
+        parts = PurePosixPath(name.replace("\\", "/"))
+        if parts.is_absolute() or ".." in parts.parts:
+            raise TargetError(
+                f"{path} holds {name[:80]!r}, outside of the archive; it is not read."
+            )
+    return names
+
+
+def _member(archive: zipfile.ZipFile, name: str, path: Path, limit: int) -> bytes:
+    """A member's bytes. Raises TargetError where it would grow beyond what it is stored as."""
+    info = archive.getinfo(name)
+    if info.file_size > limit or info.file_size > _MAX_EXPANSION * max(info.compress_size, 2**12):
+        raise TargetError(
+            f"{path}: {name} declares {info.file_size} bytes, stored as {info.compress_size}; "
+            "that is not read."
+        )
+    return archive.read(info)
+
+
+@contextmanager
+def _weights(archive: zipfile.ZipFile, names: list[str], path: Path) -> Iterator["Store"]:
+    """Where the weights of an archive come from: read in place where they are stored as they
+    are.
+    """
+    import h5py
+
+    from ridgeline.frontends.keras.weights import H5Store
+
+    if _WEIGHTS not in names:
+        raise TargetError(f"{path} holds no {_WEIGHTS}; keras writes one: model.save(...).")
+    info = archive.getinfo(_WEIGHTS)
+    if info.compress_type == zipfile.ZIP_STORED:
+        source = archive.open(info)
+    else:
+        source = io.BytesIO(_member(archive, _WEIGHTS, path, _MAX_UNPACKED_BYTES))
+    try:
+        with source, h5py.File(source, "r") as file:
+            yield H5Store(file)
+    except OSError as error:
+        raise TargetError(f"{path}: {_WEIGHTS} is no HDF5, or a damaged one: {error}.") from error
+
+
+def shapes_of(model: "KerasModel", request: Request) -> list[tuple[int, ...]]:
+    """The shape of every input: the config's sizes, --batch and --seq where it leaves them open."""
+    used: set[str] = set()
+    shapes = [
+        tuple(_size(request, i, position, size, used) for position, size in enumerate(i.shape))
+        for i in model.signature
+    ]
+    for option in ("batch", "seq"):
+        if getattr(request, option) is not None and option not in used:
+            sizes = ", ".join(f"{i.name}: {list(i.shape)}" for i in model.signature)
+            raise TargetError(
+                f"--{option} does not apply to {request.target}: its inputs have no such size "
+                f"open ({sizes})."
+            )
+    return shapes
+
+
+def _size(
+    request: Request, entry: "KerasInput", position: int, size: int | None, used: set[str]
+) -> int:
+    """One size: fixed by the config, else samples at the front, pixels or tokens behind."""
+    if size is not None:
+        if size >= _MAX_ELEMENTS:
+            raise TargetError(f"input {entry.name} declares a dimension of {size}.")
+        return size
+    if position == 0:
+        used.add("batch")
+        return request.batch or 1
+    used.add("seq")
+    return request.seq or (_DEFAULT_PIXELS if len(entry.shape) >= 4 else _DEFAULT_TOKENS)
+
+
+def _example(
+    model: "KerasModel", entry: "KerasInput", shape: tuple[int, ...], device: str
+) -> Tensor:
+    """Random numbers; integers below what they index; masks of ones."""
+    from ridgeline.frontends.keras.arguments import DTYPES
+
+    count = torch.Size(shape).numel()
+    if count > (_MAX_ELEMENTS if device == "meta" else _MAX_MADE):
+        raise TargetError(
+            f"input {entry.name} declares {list(shape)}, {count} elements: too many to make."
+        )
+    dtype = DTYPES.get(entry.dtype)
+    if dtype is None:
+        raise TargetError(f"input {entry.name} has the dtype {entry.dtype[:40]!r}, not a number's.")
+    rows = _rows_indexed(model, entry.name)
+    if dtype is torch.bool or "mask" in entry.name.lower():
+        return torch.ones(shape, dtype=dtype, device=device)
+    if rows is None and dtype.is_floating_point:
+        return torch.randn(shape, device=device).to(dtype)
+    return torch.randint(0, min(rows or 2, 2**31), shape, device=device).to(dtype)
+
+
+def _rows_indexed(model: "KerasModel", name: str) -> int | None:
+    """How many rows the tables have that an input looks up; None where it looks up none."""
+    from ridgeline.frontends.keras.arguments import refs_in
+
+    sizes: list[int] = []
+    for layer in model.layers.values():
+        rows = layer.config.get("input_dim")
+        if layer.kind == "Embedding" and isinstance(rows, int) and rows > 0:
+            reads = [ref.layer for call in layer.calls for ref in refs_in(call.args)]
+            sizes += [rows] if name in reads else []
+    return min(sizes, default=None)
