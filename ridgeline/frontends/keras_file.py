@@ -2,10 +2,11 @@
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -93,15 +94,19 @@ def _opened(path: Path) -> Iterator[tuple[bytes, "Store"]]:
             raise TargetError(f"{path} has more than {_MAX_CONFIG_BYTES} bytes; that is no config.")
         yield path.read_bytes(), BlankStore()
         return
+    with _archive(path) as archive:
+        names = _names(archive, path)
+        if _CONFIG not in names:
+            raise TargetError(f"{path} holds no {_CONFIG}; keras writes one: model.save(...).")
+        config = _member(archive, _CONFIG, path, _MAX_CONFIG_BYTES)
+        with _weights(archive, names, path) as store:
+            yield config, store
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = _names(archive, path)
-            if _CONFIG not in names:
-                raise TargetError(f"{path} holds no {_CONFIG}; keras writes one: model.save(...).")
-            config = _member(archive, _CONFIG, path, _MAX_CONFIG_BYTES)
-            with _weights(archive, names, path) as store:
-                yield config, store
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
         raise TargetError(f"{path} is no .keras file, or a damaged one: {error}.") from error
 
 
@@ -125,7 +130,10 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path, limit: int) -> byte
             f"{path}: {name} declares {info.file_size} bytes, stored as {info.compress_size}; "
             "that is not read."
         )
-    return archive.read(info)
+    try:
+        return archive.read(info)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
+        raise TargetError(f"{path}: {name} cannot be unpacked: {error}.") from error
 
 
 @contextmanager
@@ -140,15 +148,16 @@ def _weights(archive: zipfile.ZipFile, names: list[str], path: Path) -> Iterator
     if _WEIGHTS not in names:
         raise TargetError(f"{path} holds no {_WEIGHTS}; keras writes one: model.save(...).")
     info = archive.getinfo(_WEIGHTS)
-    if info.compress_type == zipfile.ZIP_STORED:
-        source = archive.open(info)
-    else:
-        source = io.BytesIO(_member(archive, _WEIGHTS, path, _MAX_UNPACKED_BYTES))
     try:
-        with source, h5py.File(source, "r") as file:
-            yield H5Store(file)
-    except OSError as error:
+        if info.compress_type == zipfile.ZIP_STORED:
+            source: IO[bytes] = archive.open(info)
+        else:
+            source = io.BytesIO(_member(archive, _WEIGHTS, path, _MAX_UNPACKED_BYTES))
+        file = h5py.File(source, "r")
+    except (OSError, zipfile.BadZipFile, RuntimeError) as error:
         raise TargetError(f"{path}: {_WEIGHTS} is no HDF5, or a damaged one: {error}.") from error
+    with source, file:
+        yield H5Store(file)
 
 
 def shapes_of(model: "KerasModel", request: Request) -> list[tuple[int, ...]]:

@@ -27,9 +27,11 @@ _INNER = {
     "Bidirectional": {"layer": "forward_layer", "backward_layer": "backward_layer"},
     "TimeDistributed": {"layer": "layer"},
 }
+# Classes that the file calls by another name than their weights.
+_GROUPS = {"GroupQueryAttention": "GroupedQueryAttention"}
 # Modules of Keras whose classes are known here by their own names, by prefix.
 _HOUSES = ("keras.layers", "keras.src.layers", "keras.src.applications", "keras.applications")
-_OPERATIONS = ("keras.src.ops", "keras.ops")
+_OPERATIONS = ("keras.src.ops", "keras.ops", "keras.src.activations", "keras.activations")
 Config = Mapping[str, Json]
 _T = TypeVar("_T")
 
@@ -77,10 +79,8 @@ def read_model(config: Config, *, name: str = "") -> KerasModel:
 
 
 def _model(config: Config, *, path: str, depth: int, name: str = "") -> KerasModel:
-    kind, inner = (
-        _required(config, "class_name", str, "a model"),
-        _required(config, "config", dict, "a model"),
-    )
+    kind = _required(config, "class_name", str, "a model")
+    inner = _required(config, "config", dict, "a model")
     title = name or str(inner.get("name") or kind)
     if depth > _MAX_DEPTH:
         raise TargetError(f"model {title[:60]} lies more than {_MAX_DEPTH} models deep.")
@@ -154,7 +154,7 @@ def _layers(entries: list[Config], path: str, depth: int) -> dict[str, KerasLaye
         name, kind = _name_of(entry), _kind(entry)
         if name in layers:
             raise TargetError(f"two layers of the model are called {name[:60]!r}.")
-        group = _snake(kind)
+        group = _snake(_GROUPS.get(kind, kind))
         place = f"{path}layers/{group}_{seen[group]}/" if seen[group] else f"{path}layers/{group}/"
         if not kind.startswith("ops."):
             seen[group] += 1
@@ -316,15 +316,13 @@ def _order(
         for layer in layers.values()
         for number, call in enumerate(layer.calls or _input_calls(layer))
     }
-    for title_of, needs in (
-        *reads.items(),
-        (("the output", 0), [(r.layer, r.call) for r in outputs]),
-    ):
-        for need in needs:
-            if need not in reads:
+    ends = {("the output", 0): [(ref.layer, ref.call) for ref in outputs]}
+    for (reader, _), needs in {**reads, **ends}.items():
+        for name, number in needs:
+            if (name, number) not in reads:
                 raise TargetError(
-                    f"model {title}: {title_of[0]} reads call {need[1]} of {need[0][:60]!r}, "
-                    "which there is none of."
+                    f"model {title}: {reader} reads call {number} of {name[:60]!r}, which there is "
+                    "none of."
                 )
     try:
         order = list(graphlib.TopologicalSorter(reads).static_order())

@@ -10,7 +10,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ridgeline.frontends.keras.value import Value
 
-Json = Union[None, bool, int, float, str, list["Json"], dict[str, "Json"]]
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

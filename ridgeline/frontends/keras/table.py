@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from ridgeline.frontends.keras.value import Value
 if TYPE_CHECKING:
     from ridgeline.frontends.keras.call import Call
 
-Result = Union[Tensor, Value, tuple[Union[Tensor, Value], ...]]
+Result = Tensor | Value | tuple[Tensor | Value, ...]
 Run = Callable[["Call"], Result]
 
 

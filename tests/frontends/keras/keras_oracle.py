@@ -13,8 +13,9 @@ import pytest
 os.environ["KERAS_BACKEND"] = "torch"
 os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-home-")
 pytest.importorskip("h5py", reason="needs the extra keras: pip install 'ridgeline[keras]'")
-keras = pytest.importorskip("keras", reason="needs keras, a test extra", exc_type=ImportError)
+pytest.importorskip("keras", reason="needs keras, a test extra")
 
+import keras
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def keras_alone() -> Iterator[None]:
         yield
 
 
-def randomise(model: "keras.Model") -> None:
+def randomise(model: keras.Model) -> None:
     """Weights none of which is where it starts; variances stay above zero."""
     rng = np.random.default_rng(0)
     for variable in model.variables:
@@ -47,7 +48,7 @@ def randomise(model: "keras.Model") -> None:
             variable.assign(value)
 
 
-def saved(model: "keras.Model", folder: Path) -> Path:
+def saved(model: keras.Model, folder: Path) -> Path:
     """The file that Keras writes."""
     path = folder / "model.keras"
     with keras_alone():
@@ -55,12 +56,12 @@ def saved(model: "keras.Model", folder: Path) -> Path:
     return path
 
 
-def read_back(model: "keras.Model", folder: Path) -> LoadedModel:
+def read_back(model: keras.Model, folder: Path) -> LoadedModel:
     """What Ridgeline reads of it."""
     return load_model(Request(target=str(saved(model, folder))))
 
 
-def run_keras(model: "keras.Model", inputs: tuple[Tensor, ...]) -> list[Tensor]:
+def run_keras(model: keras.Model, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """Keras's own outputs."""
     with keras_alone():
         given = list(inputs) if len(inputs) > 1 else inputs[0]
@@ -81,7 +82,7 @@ def error_of(found: list[Tensor], wanted: list[Tensor]) -> float:
     return max(errors)
 
 
-def check(model: "keras.Model", folder: Path, tolerance: float = TOLERANCE) -> LoadedModel:
+def check(model: keras.Model, folder: Path, tolerance: float = TOLERANCE) -> LoadedModel:
     """Reads the model back and holds its outputs against Keras's own."""
     randomise(model)
     loaded = read_back(model, folder)

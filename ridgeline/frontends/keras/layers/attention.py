@@ -11,12 +11,15 @@ from ridgeline.frontends.keras.call import Call
 from ridgeline.frontends.keras.table import Result, Row, rows
 from ridgeline.frontends.keras.value import Value
 
+# What Keras's Attention adds to the scores of hidden keys.
+_HIDDEN = -1e9
+
 
 def attend(
     q_BHTd: Tensor,
     k_BKSd: Tensor,
     v_BKSd: Tensor,
-    mask: Tensor | None,
+    mask: Tensor | None = None,
     *,
     is_causal: bool = False,
     scale: float | None = None,
@@ -38,10 +41,24 @@ def attend(
     )
 
 
-def _into_heads(call: Call, part: str, name: str, x_BTD: Tensor, heads: int, size: int) -> Tensor:
+def added(mask: Tensor, like: Tensor, low: float | None = None) -> Tensor:
+    """A mask as what is added to the scores. Finite, as Keras has it: a query that sees no key sees
+    all alike.
+    """
+    bottom = -0.7 * torch.finfo(like.dtype).max if low is None else low
+    return torch.where(mask, 0.0, bottom).to(like.dtype)
+
+
+def _part(call: Call, name: str) -> Call:
+    """A dense layer inside: what Keras calls it depends on whether the class shows it."""
+    is_shown = call.layer.kind == "MultiHeadAttention" and name != "gate"
+    return call.within(f"{name}_dense" if is_shown else f"_{name}_dense")
+
+
+def _into_heads(call: Call, name: str, x_BTD: Tensor, heads: int, size: int) -> Tensor:
     """(B, T, D) times (D, H, d) as (B, H, T, d)."""
     width = x_BTD.shape[-1]
-    own = call.within(part)
+    own = _part(call, name)
     weight = own.weight(0, (width, heads, size), f"{name}.weight", lambda w: w.reshape(width, -1).T)
     bias = None
     if call.flag("use_bias", True):
@@ -54,7 +71,7 @@ def _out_of_heads(call: Call, y_BHTd: Tensor, shape: list[int]) -> Tensor:
     """(B, H, T, d) times (H, d, *shape) as (B, T, *shape)."""
     batch, heads, tokens, size = y_BHTd.shape
     flat = y_BHTd.transpose(1, 2).reshape(batch, tokens, heads * size)
-    own = call.within("output_dense")
+    own = _part(call, "output")
     weight = own.weight(
         0, (heads, size, *shape), "output.weight", lambda w: w.reshape(heads * size, -1).T
     )
@@ -100,17 +117,20 @@ def _attention(
 ) -> Result:
     query, value, key = _inputs(call)
     x = query.plain()
-    q = _into_heads(call, "query_dense", "query", x, heads, size)
-    k = _into_heads(call, "key_dense", "key", key.plain(), shared, size)
-    v = _into_heads(call, "value_dense", "value", value.plain(), shared, value_size)
+    q = _into_heads(call, "query", x, heads, size)
+    k = _into_heads(call, "key", key.plain(), shared, size)
+    v = _into_heads(call, "value", value.plain(), shared, value_size)
     is_causal, mask = _mask(call, query, value, key)
     scale = size**-0.5
     if call.is_set(7, "return_attention_scores"):
         y, scores = _spelt_out(q, k, v, mask, scale, is_causal=is_causal)
     else:
+        # With dropout Keras spells attention out, and a query that sees no key gets nothing.
+        is_spelt = call.number("dropout", 0.0) > 0
+        mask = mask if mask is None or is_spelt else added(mask, q)
         y, scores = attend(q, k, v, mask, is_causal=is_causal, scale=scale), None
     if call.flag("use_gate"):
-        gate = _into_heads(call, "gate_dense", "gate", x, heads, value_size)
+        gate = _into_heads(call, "gate", x, heads, value_size)
         y = y * torch.sigmoid(gate)
     output = Value(tensor=_out_of_heads(call, y, shape), mask=query.mask)
     return output if scores is None else (output, scores)
@@ -185,6 +205,8 @@ def _spelt_out(
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     parts = torch.softmax(scores, -1)
+    if mask is not None:
+        parts = parts.masked_fill(~mask, 0.0)
     return torch.matmul(parts, v_BKSd), parts
 
 
@@ -200,20 +222,16 @@ def _dot(call: Call) -> Result:
     scores_wanted = call.is_set(3, "return_attention_scores")
     scores = _scores(call, q, k)
     if scores is None and not scores_wanted and q.dim() == 3:
-        scale = 1.0
-        y = attend(q[:, None], k[:, None], v[:, None], _headed(mask), scale=scale)[:, 0]
+        whole = None if mask is None else added(mask, q, _HIDDEN).unsqueeze(1)
+        y = attend(*(t.unsqueeze(1) for t in (q, k, v)), mask=whole, scale=1.0).squeeze(1)
         return _hidden(query, y)
     if scores is None:
         scores = torch.matmul(q, k.transpose(-1, -2))
     if mask is not None:
-        scores = scores.masked_fill(~mask, -1e9)
+        scores = scores + added(mask, scores, _HIDDEN)
     parts = torch.softmax(scores, -1)
     output = _hidden(query, torch.matmul(parts, v))
     return (output, parts) if scores_wanted else output
-
-
-def _headed(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask.unsqueeze(1)
 
 
 def _hidden(query: Value, y: Tensor) -> Value:

@@ -2,7 +2,6 @@
 
 import operator
 from collections.abc import Callable
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from ridgeline.frontends.keras.records import Argument
 from ridgeline.frontends.keras.table import Result, Row, Run, rows
 from ridgeline.frontends.keras.value import Value, aligned
 
-Operand = Union[Tensor, bool, int, float]
+Operand = Tensor | bool | int | float
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Absolute": torch.abs,
@@ -154,6 +153,10 @@ def _cast(call: Call) -> Result:
     return value.like(value.tensor.to(DTYPES[dtype]))
 
 
+def _converted(call: Call) -> Result:
+    return _cast(call) if call.has("dtype") else call.value
+
+
 Reduce = Callable[[Tensor, list[int], bool], Tensor]
 
 
@@ -251,6 +254,7 @@ ROWS: tuple[Row, ...] = (
             "Argmax": _arg(torch.argmax),
             "Argmin": _arg(torch.argmin),
             "Cast": _cast,
+            "ConvertToTensor": _converted,
             "Clip": _clip,
             "Cumprod": _cumulative(torch.cumprod),
             "Cumsum": _cumulative(torch.cumsum),

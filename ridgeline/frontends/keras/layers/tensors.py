@@ -1,6 +1,7 @@
 """Operations on the shape of tensors, and on their elements' places (`keras.ops`)."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from ridgeline.frontends.keras.arguments import DTYPES
 from ridgeline.frontends.keras.call import Call
-from ridgeline.frontends.keras.layers.attention import attend
+from ridgeline.frontends.keras.layers.attention import added, attend
 from ridgeline.frontends.keras.layers.merging import concatenated
 from ridgeline.frontends.keras.layers.reshaping import reshaped, resized
 from ridgeline.frontends.keras.records import Argument
@@ -75,7 +76,7 @@ def _split(call: Call) -> Result:
         parts = value.tensor.split(length // given, dim)
     else:
         cuts = [0, *call.integers("indices_or_sections"), length]
-        parts = value.tensor.split([b - a for a, b in zip(cuts, cuts[1:], strict=False)], dim)
+        parts = value.tensor.split([b - a for a, b in pairwise(cuts)], dim)
     return tuple(value.like(p) for p in parts)
 
 
@@ -227,18 +228,24 @@ def _attention(call: Call) -> Result:
     q, k, v = (call.optional(i, n) for i, n in enumerate(("query", "key", "value")))
     if q is None or k is None or v is None:
         raise call.error("it is called without query, key and value")
+    heads = [t.plain().transpose(1, 2) for t in (q, k, v)]
     bias, mask = call.optional(3, "bias"), call.optional(4, "mask")
-    whole = None if mask is None else mask.plain().to(torch.bool)
-    if bias is not None:
-        added = bias.plain()
-        whole = added if whole is None else torch.where(whole, added, -torch.inf)
+    is_causal = call.flag("is_causal")
+    if call.has("attn_logits_soft_cap"):
+        raise call.refuse("a soft cap of the scores", "write the attention out")
+    whole = None if bias is None else bias.plain()
+    if mask is not None:
+        shown = mask.plain().to(torch.bool)
+        shown = shown & torch.ones(*_square(heads), dtype=torch.bool).tril() if is_causal else shown
+        whole, is_causal = added(shown, heads[0]), False
     given = call.argument(5, "scale")
     scale = given if isinstance(given, float) else None
-    is_causal = bool(call.argument(6, "is_causal")) or call.flag("is_causal")
-    if is_causal and whole is not None:
-        raise call.refuse("a mask beside is_causal", "put the causal pattern in the mask")
-    heads = (t.plain().transpose(1, 2) for t in (q, k, v))
-    return attend(*heads, whole, is_causal=is_causal, scale=scale).transpose(1, 2)
+    y = attend(heads[0], heads[1], heads[2], whole, is_causal=is_causal, scale=scale)
+    return y.transpose(1, 2)
+
+
+def _square(heads: Sequence[Tensor]) -> tuple[int, int]:
+    return heads[0].shape[2], heads[1].shape[2]
 
 
 ROWS: tuple[Row, ...] = rows(
