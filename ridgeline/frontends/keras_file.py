@@ -1,12 +1,7 @@
 """`.keras` and `model.to_json()`: a Keras 3 model, its inputs made up from what its config says."""
 
-import io
-import zipfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,13 +12,7 @@ from ridgeline.graph import Phase
 
 if TYPE_CHECKING:
     from ridgeline.frontends.keras.records import KerasInput, KerasModel
-    from ridgeline.frontends.keras.weights import Store
 
-_CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
-_MAX_CONFIG_BYTES = 2**26
-# A member may grow so many times when it is unpacked; Keras itself packs none.
-_MAX_EXPANSION = 100
-_MAX_UNPACKED_BYTES = 2**31
 _HEAD_BYTES = 2**16
 _DEFAULT_TOKENS, _DEFAULT_PIXELS = 128, 224
 # Of a dimension; of an input where it is only described; of one that is made.
@@ -58,20 +47,12 @@ def load_keras(request: Request, device: str) -> LoadedModel:
             "save the model in another one."
         )
     try:
-        from ridgeline.frontends.keras import KerasModule, read_model
-        from ridgeline.frontends.keras.read import parse
+        from ridgeline.frontends.keras import KerasModule, opened
     except ImportError as error:
         raise MissingExtra(
             f"{request.target} needs the extra keras: pip install 'ridgeline[keras]'."
         ) from error
-    path = Path(request.target)
-    if not path.is_file():
-        raise TargetError(f"no file {path}; give FILE.keras, or the JSON of model.to_json().")
-    with _opened(path) as (text, store):
-        try:
-            model = read_model(parse(text, _CONFIG), name=path.stem)
-        except TargetError as error:
-            raise TargetError(f"{path}: {error}") from error
+    with opened(Path(request.target)) as (model, store):
         shapes = shapes_of(model, request)
         inputs = tuple(
             _example(model, i, shape, device)
@@ -82,82 +63,6 @@ def load_keras(request: Request, device: str) -> LoadedModel:
     return LoadedModel(
         module=set_mode(module, request.phase), inputs=inputs, name=model.name, is_trusted=True
     )
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[bytes, "Store"]]:
-    """(the config, where the weights come from) of a file."""
-    from ridgeline.frontends.keras.weights import BlankStore
-
-    if path.suffix == ".json":
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise TargetError(f"{path} has more than {_MAX_CONFIG_BYTES} bytes; that is no config.")
-        yield path.read_bytes(), BlankStore()
-        return
-    with _archive(path) as archive:
-        names = _names(archive, path)
-        if _CONFIG not in names:
-            raise TargetError(f"{path} holds no {_CONFIG}; keras writes one: model.save(...).")
-        config = _member(archive, _CONFIG, path, _MAX_CONFIG_BYTES)
-        with _weights(archive, names, path) as store:
-            yield config, store
-
-
-def _archive(path: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as error:
-        raise TargetError(f"{path} is no .keras file, or a damaged one: {error}.") from error
-
-
-def _names(archive: zipfile.ZipFile, path: Path) -> list[str]:
-    """The archive's members. Raises TargetError where one lies outside of it."""
-    names = archive.namelist()
-    for name in names:
-        parts = PurePosixPath(name.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts:
-            raise TargetError(
-                f"{path} holds {name[:80]!r}, outside of the archive; it is not read."
-            )
-    return names
-
-
-def _member(archive: zipfile.ZipFile, name: str, path: Path, limit: int) -> bytes:
-    """A member's bytes. Raises TargetError where it would grow beyond what it is stored as."""
-    info = archive.getinfo(name)
-    if info.file_size > limit or info.file_size > _MAX_EXPANSION * max(info.compress_size, 2**12):
-        raise TargetError(
-            f"{path}: {name} declares {info.file_size} bytes, stored as {info.compress_size}; "
-            "that is not read."
-        )
-    try:
-        return archive.read(info)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-        raise TargetError(f"{path}: {name} cannot be unpacked: {error}.") from error
-
-
-@contextmanager
-def _weights(archive: zipfile.ZipFile, names: list[str], path: Path) -> Iterator["Store"]:
-    """Where the weights of an archive come from: read in place where they are stored as they
-    are.
-    """
-    import h5py
-
-    from ridgeline.frontends.keras.weights import H5Store
-
-    if _WEIGHTS not in names:
-        raise TargetError(f"{path} holds no {_WEIGHTS}; keras writes one: model.save(...).")
-    info = archive.getinfo(_WEIGHTS)
-    try:
-        if info.compress_type == zipfile.ZIP_STORED:
-            source: IO[bytes] = archive.open(info)
-        else:
-            source = io.BytesIO(_member(archive, _WEIGHTS, path, _MAX_UNPACKED_BYTES))
-        file = h5py.File(source, "r")
-    except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-        raise TargetError(f"{path}: {_WEIGHTS} is no HDF5, or a damaged one: {error}.") from error
-    with source, file:
-        yield H5Store(file)
 
 
 def shapes_of(model: "KerasModel", request: Request) -> list[tuple[int, ...]]:

@@ -3,7 +3,8 @@
 Neither keras nor tensorflow is imported.
 """
 
+from ridgeline.frontends.keras.archive import opened
 from ridgeline.frontends.keras.module import KerasModule
-from ridgeline.frontends.keras.read import read_model
+from ridgeline.frontends.keras.table import Row
 
-__all__ = ["KerasModule", "read_model"]
+__all__ = ["KerasModule", "Row", "opened"]

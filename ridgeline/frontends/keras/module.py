@@ -237,7 +237,7 @@ def made(record: KerasLayer, home: Home) -> nn.Module:
 
 
 def _require_row(record: KerasLayer) -> Row:
-    row = row_of(record.kind)
+    row = record.row or row_of(record.kind)
     if row is None:
         raise UnsupportedOp(
             f"{record.title} is of a class that has no row yet; export the model to ONNX: "

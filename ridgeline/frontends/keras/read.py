@@ -4,7 +4,8 @@ import graphlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ridgeline.errors import TargetError, UnsupportedOp
@@ -18,6 +19,7 @@ from ridgeline.frontends.keras.records import (
     KerasModel,
     Ref,
 )
+from ridgeline.frontends.keras.table import Row, by_kind
 
 # Models in models, and lists in lists, further down than anyone builds them.
 _MAX_DEPTH = 64
@@ -59,9 +61,10 @@ def is_model(config: Config) -> bool:
     )
 
 
-def read_model(config: Config, *, name: str = "") -> KerasModel:
-    """The records of a model that `config` describes. Raises TargetError where it describes none,
-    UnsupportedOp for custom objects and Python code.
+def read_model(config: Config, *, name: str = "", rows: Sequence[Row] = ()) -> KerasModel:
+    """The records of a model that `config` describes; rows: for classes that are not Keras's own.
+
+    Raises TargetError where it describes none, UnsupportedOp for custom objects and Python code.
     """
     if not is_model(config):
         kind = config.get("class_name")
@@ -73,21 +76,34 @@ def read_model(config: Config, *, name: str = "") -> KerasModel:
             )
         raise TargetError("it holds no Keras model (no class_name, config and layers).")
     try:
-        return _model(config, path="", depth=0, name=name)
+        return _model(config, _Place(rows=by_kind(rows)), name=name)
     except RecursionError as error:
         raise TargetError("its config is nested too deeply to be a model.") from error
 
 
-def _model(config: Config, *, path: str, depth: int, name: str = "") -> KerasModel:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where in the model one reads. path: of the weights in the file; rows: of foreign classes."""
+
+    path: str = ""
+    depth: int = 0
+    rows: Mapping[str, Row]
+
+    def down(self, path: str, title: str) -> "_Place":
+        """One model or wrapper further in."""
+        if self.depth >= _MAX_DEPTH:
+            raise TargetError(f"{title[:80]} lies more than {_MAX_DEPTH} models deep.")
+        return replace(self, path=path, depth=self.depth + 1)
+
+
+def _model(config: Config, place: _Place, *, name: str = "") -> KerasModel:
     kind = _required(config, "class_name", str, "a model")
     inner = _required(config, "config", dict, "a model")
     title = name or str(inner.get("name") or kind)
-    if depth > _MAX_DEPTH:
-        raise TargetError(f"model {title[:60]} lies more than {_MAX_DEPTH} models deep.")
     entries = [_entry(e, title) for e in _required(inner, "layers", list, f"model {title}")]
     if kind == "Sequential":
         entries = _chained(entries, inner, title)
-    layers = _layers(entries, path, depth)
+    layers = _layers(entries, place)
     read = _sequential_ends if kind == "Sequential" else _functional_ends
     inputs, outputs = read(inner, entries, layers, title)
     order = _order(layers, outputs, title)
@@ -146,19 +162,20 @@ def _name_of(entry: Config) -> str:
     return name
 
 
-def _layers(entries: list[Config], path: str, depth: int) -> dict[str, KerasLayer]:
+def _layers(entries: list[Config], place: _Place) -> dict[str, KerasLayer]:
     """Layers by name. Where each one's weights lie follows from its class and its place."""
     seen: Counter[str] = Counter()
     layers: dict[str, KerasLayer] = {}
     for entry in entries:
-        name, kind = _name_of(entry), _kind(entry)
+        name, kind = _name_of(entry), _kind(entry, place)
         if name in layers:
             raise TargetError(f"two layers of the model are called {name[:60]!r}.")
-        group = _snake(_GROUPS.get(kind, kind))
-        place = f"{path}layers/{group}_{seen[group]}/" if seen[group] else f"{path}layers/{group}/"
+        group = _snake(_GROUPS.get(kind, kind.rpartition(">")[2]))
+        number = f"_{seen[group]}" if seen[group] else ""
         if not kind.startswith("ops."):
             seen[group] += 1
-        layers[name] = _layer(entry, name, kind, place, depth)
+        path = f"{place.path}layers/{group}{number}/"
+        layers[name] = _layer(entry, name, kind, replace(place, path=path))
     return layers
 
 
@@ -169,7 +186,7 @@ def _snake(name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _layer(entry: Config, name: str, kind: str, path: str, depth: int) -> KerasLayer:
+def _layer(entry: Config, name: str, kind: str, place: _Place) -> KerasLayer:
     where = f"layer {name} ({kind})"
     config = _required(entry, "config", dict, where)
     nodes = entry.get("inbound_nodes", [])
@@ -180,26 +197,25 @@ def _layer(entry: Config, name: str, kind: str, path: str, depth: int) -> KerasL
         kind=kind,
         name=name,
         config=config,
-        path=path,
+        path=place.path,
+        row=place.rows.get(kind),
         calls=tuple(_call(node, where) for node in nodes if node),
-        model=_model(entry, path=path, depth=depth + 1) if kind in _MODELS else None,
+        model=_model(entry, place.down(place.path, where)) if kind in _MODELS else None,
         inner={
-            key: _inner(config[key], f"{path}{place}/", where, depth)
-            for key, place in _INNER.get(kind, {}).items()
+            key: _inner(config[key], place.down(f"{place.path}{part}/", where), where)
+            for key, part in _INNER.get(kind, {}).items()
             if config.get(key) is not None
         },
         identity=shared if isinstance(shared, int) else None,
     )
 
 
-def _inner(value: Json, path: str, where: str, depth: int) -> KerasLayer:
-    if depth > _MAX_DEPTH:
-        raise TargetError(f"{where} lies more than {_MAX_DEPTH} layers deep.")
+def _inner(value: Json, place: _Place, where: str) -> KerasLayer:
     entry = _entry(value, where)
-    return _layer(entry, _name_of(entry), _kind(entry), path, depth + 1)
+    return _layer(entry, _name_of(entry), _kind(entry, place), place)
 
 
-def _kind(entry: Config) -> str:
+def _kind(entry: Config, place: _Place) -> str:
     """The class of a layer as the tables name it, "ops.Add" for operations. Raises UnsupportedOp
     for what is none of Keras's own.
     """
@@ -214,11 +230,13 @@ def _kind(entry: Config) -> str:
             return f"ops.{kind}"
         if module.startswith(_HOUSES):
             return kind
-    title = entry.get("registered_name") or kind
+    title = str(entry.get("registered_name") or kind)
+    if title in place.rows:
+        return title
     raise UnsupportedOp(
-        f"layer {name} ({str(title)[:60]}) is a class of its own, whose code is not in the file; "
-        "build the model of Keras's layers and keras.ops, or export it to ONNX: "
-        "model.export('model.onnx', format='onnx')."
+        f"layer {name} ({title[:60]}) is a class of its own, whose code is not in the file; build "
+        "the model of Keras's layers and keras.ops, give a row for it (docs/keras.md), or export "
+        "it to ONNX: model.export('model.onnx', format='onnx')."
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Union
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from ridgeline.frontends.keras.table import Row
     from ridgeline.frontends.keras.value import Value
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
@@ -52,7 +53,8 @@ class KerasLayer:
     """A layer, an operation or a model inside a model (then `model` is set).
 
     path: where its weights lie in the file; inner: the layers it wraps, by the name of the key that
-    holds them; identity: equal for layers that are one object, None where it is alone.
+    holds them; row: of a class that is not Keras's own; identity: equal for layers that are one
+    object, None where it is alone.
     """
 
     kind: str
@@ -62,6 +64,7 @@ class KerasLayer:
     calls: tuple[KerasCall, ...] = ()
     model: "KerasModel | None" = None
     inner: Mapping[str, "KerasLayer"]
+    row: "Row | None" = None
     identity: int | None = None
 
     @property

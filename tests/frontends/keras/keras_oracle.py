@@ -1,7 +1,5 @@
 """Keras itself, on its torch backend, beside what Ridgeline reads of the file that Keras writes."""
 
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-# Keras reads both at import; its settings must not come from, or go to, the user's home.
-os.environ["KERAS_BACKEND"] = "torch"
-os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="keras-home-")
 pytest.importorskip("h5py", reason="needs the extra keras: pip install 'ridgeline[keras]'")
 pytest.importorskip("keras", reason="needs keras, a test extra")
 

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from keras_oracle import check
+
+pytest.importorskip("keras", reason="needs keras, a test extra")
 
 import keras
 from keras import layers, ops
+from keras_oracle import check
 
 Build = Callable[[], keras.Model]
 

@@ -4,15 +4,17 @@ import itertools
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import pytest
+
+pytest.importorskip("keras", reason="needs keras, a test extra")
+
+import keras
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras_oracle import TOLERANCE, check, error_of, keras_alone, read_back
-
-import keras
 from keras import layers
+from keras_oracle import TOLERANCE, check, error_of, keras_alone, read_back
 
 EXAMPLES = settings(max_examples=25)
 RANKS = st.sampled_from((1, 2, 3))
