@@ -69,9 +69,7 @@ def _names(archive: zipfile.ZipFile, path: Path) -> list[str]:
     for name in names:
         parts = PurePosixPath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts:
-            raise TargetError(
-                f"{path} holds {name[:80]!r}, outside of the archive; it is not read."
-            )
+            raise TargetError(f"{path} holds {name[:80]!r}, outside of itself; it is not read.")
     return names
 
 

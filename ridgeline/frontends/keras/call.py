@@ -160,7 +160,7 @@ class Call:
     def pairs(self, key: str, rank: int) -> list[tuple[int, int]]:
         """(before, after) for each of `rank` dimensions, however the config says it."""
         value = self._found(key, None)
-        entries = value if isinstance(value, list) else [value] * rank
+        entries: list[Json] = value if isinstance(value, list) else [value] * rank
         if rank == 1 and len(entries) == 2:
             entries = [entries]
         found = [_pair(e) for e in entries]

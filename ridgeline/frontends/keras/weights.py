@@ -103,7 +103,7 @@ def _require_fit(dataset: h5py.Dataset, shape: tuple[int, ...], title: str) -> N
         )
 
 
-def _tensor(array: np.ndarray, name: str) -> Tensor:  # type: ignore[type-arg]
+def _tensor(array: np.ndarray, name: str) -> Tensor:
     if name == "bfloat16":
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(np.array(array, order="C"))

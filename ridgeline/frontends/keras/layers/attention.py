@@ -79,7 +79,7 @@ def _out_of_heads(call: Call, y_BHTd: Tensor, shape: list[int]) -> Tensor:
     if call.flag("use_bias", True):
         bias = own.weight(1, shape, "output.bias", torch.flatten, fill=0.0)
     y = F.linear(flat, weight, bias)
-    return y if len(shape) == 1 else y.unflatten(-1, shape)
+    return y if len(shape) == 1 else y.reshape(batch, tokens, *shape)
 
 
 def _multi_head(call: Call) -> Result:
@@ -223,7 +223,8 @@ def _dot(call: Call) -> Result:
     scores = _scores(call, q, k)
     if scores is None and not scores_wanted and q.dim() == 3:
         whole = None if mask is None else added(mask, q, _HIDDEN).unsqueeze(1)
-        y = attend(*(t.unsqueeze(1) for t in (q, k, v)), mask=whole, scale=1.0).squeeze(1)
+        heads = [t.unsqueeze(1) for t in (q, k, v)]
+        y = attend(heads[0], heads[1], heads[2], whole, scale=1.0).squeeze(1)
         return _hidden(query, y)
     if scores is None:
         scores = torch.matmul(q, k.transpose(-1, -2))

@@ -53,7 +53,7 @@ def _einsum_dense(call: Call) -> Result:
         weight = call.weight(0, shape, "weight", lambda w: w.reshape(width, -1).T)
         flat = bias.flatten() if bias is not None and _is_outer_bias(call, outer) else None
         y = F.linear(x.flatten(-len(inner)), weight, flat)
-        y = y.unflatten(-1, shape[len(inner) :]) if len(outer) > 1 else y
+        y = y.reshape(*y.shape[:-1], *shape[len(inner) :]) if len(outer) > 1 else y
         bias = None if flat is not None else bias
     else:
         y = torch.einsum(f"{given},{kernel}->{result}", x, call.weight(0, shape, "weight"))

@@ -60,7 +60,8 @@ def _extreme(pick: Callable[[Tensor, Tensor], Tensor], bound: str) -> Callable[.
             return pick(a, b)
         tensor, number = (a, b) if isinstance(a, Tensor) else (b, a)
         assert isinstance(tensor, Tensor)
-        return tensor.clamp(**{bound: number})
+        assert not isinstance(number, Tensor)
+        return tensor.clamp(min=number) if bound == "min" else tensor.clamp(max=number)
 
     return run
 

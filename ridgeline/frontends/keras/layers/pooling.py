@@ -3,7 +3,7 @@
 Shapes: N samples, C channels, S spatial dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,10 +14,15 @@ from ridgeline.frontends.keras.layers.convolution import Pads, padded, same_pads
 from ridgeline.frontends.keras.table import Result, Row, Run, rows
 from ridgeline.frontends.keras.value import Value
 
-_MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
-_AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-_ADAPTIVE_MAX = {1: F.adaptive_max_pool1d, 2: F.adaptive_max_pool2d, 3: F.adaptive_max_pool3d}
-_ADAPTIVE_AVERAGE = {
+Pools = dict[int, Callable[..., Tensor]]
+_MAX: Pools = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_AVERAGE: Pools = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_ADAPTIVE_MAX: Pools = {
+    1: F.adaptive_max_pool1d,
+    2: F.adaptive_max_pool2d,
+    3: F.adaptive_max_pool3d,
+}
+_ADAPTIVE_AVERAGE: Pools = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,
     3: F.adaptive_avg_pool3d,
@@ -65,13 +70,11 @@ def _average_pool(call: Call) -> Result:
     return call.from_channels_first(y)
 
 
-def _adaptive(table: dict[int, object]) -> Run:
+def _adaptive(table: Pools) -> Run:
     def run(call: Call) -> Result:
         x = call.channels_first(call.value)
         rank = x.dim() - 2
-        pool = table[rank]
-        assert callable(pool)
-        return call.from_channels_first(pool(x, call.sizes("output_size", rank)))
+        return call.from_channels_first(table[rank](x, call.sizes("output_size", rank)))
 
     return run
 
@@ -112,6 +115,6 @@ ROWS: tuple[Row, ...] = (
     *rows({f"AveragePooling{rank}D": _average_pool for rank in (1, 2, 3)}),
     *rows({f"GlobalAveragePooling{rank}D": _global_average for rank in (1, 2, 3)}),
     *rows({f"GlobalMaxPooling{rank}D": _global_max for rank in (1, 2, 3)}),
-    *rows({f"AdaptiveAveragePooling{r}D": _adaptive({**_ADAPTIVE_AVERAGE}) for r in (1, 2, 3)}),
-    *rows({f"AdaptiveMaxPooling{r}D": _adaptive({**_ADAPTIVE_MAX}) for r in (1, 2, 3)}),
+    *rows({f"AdaptiveAveragePooling{r}D": _adaptive(_ADAPTIVE_AVERAGE) for r in (1, 2, 3)}),
+    *rows({f"AdaptiveMaxPooling{r}D": _adaptive(_ADAPTIVE_MAX) for r in (1, 2, 3)}),
 )

@@ -114,7 +114,7 @@ def plan_of(call: Call, width: int) -> Plan:
     part = call.within("cell")
 
     def ordered(kernel: Tensor) -> Tensor:
-        return torch.cat([kernel.T.split(units)[i] for i in cell.order])
+        return torch.cat([kernel.T.chunk(len(cell.order))[i] for i in cell.order])
 
     w = part.weight(0, (width, gates), "weight_ih_l0", ordered)
     r = part.weight(1, (units, gates), "weight_hh_l0", ordered)
@@ -142,7 +142,7 @@ def _biases(part: Call, cell: Cell, units: int, resets_after: bool) -> tuple[Ten
         if row and not has_two:
             return torch.zeros_like(bias)
         own = bias[row] if has_two else bias
-        return torch.cat([own.split(units)[i] for i in cell.order])
+        return torch.cat([own.chunk(len(cell.order))[i] for i in cell.order])
 
     return (
         part.weight(2, shape, "bias_ih_l0", lambda b: ordered(b, 0)),

@@ -73,10 +73,10 @@ def _split(call: Call) -> Result:
     if isinstance(given, int) and not isinstance(given, bool):
         if given < 1 or length % given:
             raise call.error(f"it splits {length} in {given} equal parts")
-        parts = value.tensor.split(length // given, dim)
+        parts = list(value.tensor.chunk(given, dim))
     else:
         cuts = [0, *call.integers("indices_or_sections"), length]
-        parts = value.tensor.split([b - a for a, b in pairwise(cuts)], dim)
+        parts = [value.tensor.narrow(dim, a, b - a) for a, b in pairwise(cuts)]
     return tuple(value.like(p) for p in parts)
 
 
@@ -131,7 +131,7 @@ def _take(call: Call) -> Result:
         return x.select(axis, indices)
     (found,) = call.list_of(indices)
     flat = x.index_select(axis, found.plain().flatten().to(torch.int64))
-    return flat.unflatten(axis, found.shape) if found.rank != 1 else flat
+    return flat.reshape(*x.shape[:axis], *found.shape, *x.shape[axis + 1 :])
 
 
 def _tile(call: Call) -> Result:

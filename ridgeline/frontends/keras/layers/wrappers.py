@@ -111,7 +111,8 @@ def _time_distributed(call: Call) -> Result:
         (y,) = call.run_inner(_FORWARD, (Value(tensor=x),), {})
         return Value(tensor=y.plain(), mask=value.mask)
     (y,) = call.run_inner(_FORWARD, (Value(tensor=x.flatten(0, 1)),), {})
-    return Value(tensor=y.plain().unflatten(0, (x.shape[0], x.shape[1])), mask=value.mask)
+    whole = y.plain()
+    return Value(tensor=whole.reshape(*x.shape[:2], *whole.shape[1:]), mask=value.mask)
 
 
 ROWS: tuple[Row, ...] = rows(
