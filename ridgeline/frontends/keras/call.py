@@ -229,7 +229,8 @@ class Call:
 
     def constant(self, name: str, make: Callable[[], Tensor]) -> Tensor:
         """Numbers that the config holds as a buffer of the layer, made once."""
-        return self.constants(name, make).to(self.dtype)
+        found = self.constants(name, make)
+        return found.to(self.dtype) if found.is_floating_point() else found
 
     def within(self, sub: str) -> "Call":
         """The same call with its weights read further down, in a part of the layer."""

@@ -129,6 +129,10 @@ def _take(call: Call) -> Result:
     axis = call.integer("axis", 0) % x.dim()
     if isinstance(indices, int):
         return x.select(axis, indices)
+    if isinstance(indices, tuple):
+        numbers = [i for i in indices if isinstance(i, int)]
+        constant = call.constant("indices", lambda: torch.tensor(numbers))
+        return x.index_select(axis, constant)
     (found,) = call.list_of(indices)
     flat = x.index_select(axis, found.plain().flatten().to(torch.int64))
     return flat.reshape(*x.shape[:axis], *found.shape, *x.shape[axis + 1 :])
