@@ -13,6 +13,8 @@ from ridgeline.graph import Phase
 if TYPE_CHECKING:
     from ridgeline.frontends.keras.records import KerasInput, KerasModel
 
+# What Keras 2 wrote whole models to.
+_OLD = (".h5", ".hdf5")
 _HEAD_BYTES = 2**16
 _DEFAULT_TOKENS, _DEFAULT_PIXELS = 128, 224
 # Of a dimension; of an input where it is only described; of one that is made.
@@ -21,7 +23,9 @@ _MAX_ELEMENTS, _MAX_MADE = 2**31, 2**28
 
 def is_keras(target: str) -> bool:
     """Whether the target is a Keras archive, or JSON that says it is a Keras model."""
-    return target.endswith(".keras") or (target.endswith(".json") and _says_keras(Path(target)))
+    if target.endswith(".json"):
+        return _says_keras(Path(target))
+    return target.endswith((".keras", *_OLD))
 
 
 def _says_keras(path: Path) -> bool:
@@ -45,6 +49,11 @@ def load_keras(request: Request, device: str) -> LoadedModel:
         raise TargetError(
             f"--dtype does not apply to {request.target}: it is fixed in the file; "
             "save the model in another one."
+        )
+    if request.target.endswith(_OLD):
+        raise TargetError(
+            f"{request.target} is in Keras 2's format; save it in Keras 3's: "
+            "keras.models.load_model('m.h5').save('m.keras')."
         )
     try:
         from ridgeline.frontends.keras import KerasModule, opened

@@ -10,6 +10,7 @@ from ridgeline.frontends.keras_file import is_keras, load_keras
 from ridgeline.frontends.onnx_file import is_onnx, load_onnx
 from ridgeline.frontends.pyfile import is_pyfile, load_pyfile
 from ridgeline.frontends.request import LoadedModel, Request
+from ridgeline.frontends.tensorflow_file import is_tensorflow, load_tensorflow
 from ridgeline.frontends.torch_export import capture
 from ridgeline.frontends.zoo import is_zoo, load_zoo
 from ridgeline.graph import Graph
@@ -30,6 +31,11 @@ KINDS = (
     Kind(pattern="FILE.pt2", matches=is_exported, load=load_exported),
     Kind(pattern="FILE.onnx", matches=is_onnx, load=load_onnx),
     Kind(pattern="FILE.keras or the JSON of a Keras model", matches=is_keras, load=load_keras),
+    Kind(
+        pattern="a TensorFlow SavedModel folder or a frozen FILE.pb",
+        matches=is_tensorflow,
+        load=load_tensorflow,
+    ),
     Kind(
         pattern="a Hugging Face folder, config.json or hub id ORG/NAME",
         matches=is_huggingface,

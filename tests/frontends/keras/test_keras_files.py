@@ -110,6 +110,11 @@ def test_what_is_no_archive_says_so(tmp_path: Path, content: bytes) -> None:
     assert "no .keras file" in error_of(path)
 
 
+@pytest.mark.parametrize("name", ["m.h5", "m.hdf5"])
+def test_the_format_of_keras_2_is_named(tmp_path: Path, name: str) -> None:
+    assert "Keras 2's format" in error_of(tmp_path / name)
+
+
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     assert error_of(tmp_path / "m.keras").startswith("no file ")
 
