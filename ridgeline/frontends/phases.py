@@ -4,7 +4,9 @@ from ridgeline import zoo
 from ridgeline.frontends.decoders import is_decoder
 from ridgeline.frontends.exported import is_exported
 from ridgeline.frontends.huggingface import find_source, is_huggingface
+from ridgeline.frontends.keras_file import is_keras
 from ridgeline.frontends.onnx_file import is_onnx
+from ridgeline.frontends.tensorflow_file import is_tensorflow
 from ridgeline.frontends.zoo import PREFIX, is_zoo
 from ridgeline.graph import Phase
 
@@ -24,7 +26,8 @@ def _is_generator(target: str) -> bool:
     if is_zoo(target):
         name = target.removeprefix(PREFIX)
         return name in zoo.names() and Phase.DECODE.value in zoo.get(name).forms
-    if is_exported(target) or is_onnx(target) or ".py" in target or not is_huggingface(target):
+    is_model_file = any(f(target) for f in (is_exported, is_onnx, is_keras, is_tensorflow))
+    if is_model_file or ".py" in target or not is_huggingface(target):
         return False
     config = find_source(target, with_weights=False).config
     names = config.get("architectures")

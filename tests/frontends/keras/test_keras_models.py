@@ -259,7 +259,7 @@ def test_an_application_computes_what_keras_computes(name: str, tmp_path: Path) 
     assert float(found.std()) > 1e-3, "outputs all alike would show nothing"
     graph = graph_of(loaded)
     if name != "ConvNeXtTiny":  # its norms and dense layers want channels last
-        assert ops_of(graph).count("permute") == 1
+        assert ops_of(graph).count("permute") == (2 if name == "VGG16" else 1)  # it flattens a map
 
 
 def test_resnet50_has_the_flops_of_its_paper(tmp_path: Path) -> None:
