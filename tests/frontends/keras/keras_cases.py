@@ -252,6 +252,9 @@ FAMILIES: dict[str, dict[str, Build]] = {
         "normalization undone": on(
             STEPS, layers.Normalization(mean=[1, 2, 3, 4], variance=[1, 1, 4, 9], invert=True)
         ),
+        "resizing": on(MAP, layers.Resizing(9, 3)),
+        "resizing nearest": on(MAP, layers.Resizing(9, 4, interpolation="nearest")),
+        "resizing to a multiple": on(MAP, layers.Resizing(12, 5, interpolation="nearest")),
         "center crop": on(MAP, layers.CenterCrop(3, 2)),
         "category": on((3,), layers.CategoryEncoding(2, output_mode="multi_hot"), dtype="int32"),
     },

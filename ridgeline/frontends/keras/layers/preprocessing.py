@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ridgeline.frontends.keras.call import Call
-from ridgeline.frontends.keras.layers.reshaping import resized
+from ridgeline.frontends.keras.layers.reshaping import require_mode, resized
 from ridgeline.frontends.keras.table import Result, Row, rows
 from ridgeline.frontends.keras.value import Value
 
@@ -107,8 +107,7 @@ def _laid_out(
 
 def _resizing(call: Call) -> Result:
     mode = call.text("interpolation", "bilinear").lower()
-    if mode not in ("bilinear", "nearest", "bicubic"):
-        raise call.refuse(f"the interpolation {mode}", "bilinear, nearest and bicubic are")
+    require_mode(call, mode)
     for key in ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias"):
         if call.flag(key):
             raise call.refuse(key, "resize without it")

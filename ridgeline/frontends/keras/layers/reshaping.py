@@ -11,8 +11,8 @@ from ridgeline.frontends.keras.layers.convolution import padded
 from ridgeline.frontends.keras.table import Result, Row, Run, rows
 from ridgeline.frontends.keras.value import Value
 
-# Keras's names of interpolation -> torch's.
-_MODES = {"nearest": "nearest", "bilinear": "bilinear", "bicubic": "bicubic"}
+# What all backends of Keras agree on; TensorFlow's cubic is another than torch's.
+MODES = ("nearest", "bilinear")
 
 
 def _flatten(call: Call) -> Result:
@@ -81,10 +81,15 @@ def _up_sampling(call: Call) -> Result:
     factors = call.sizes("size", rank)
     x = call.channels_first(call.value) if rank > 1 else call.value.moved()
     mode = call.text("interpolation", "nearest").lower()
-    if mode not in _MODES or (mode != "nearest" and rank != 2):
-        raise call.refuse(f"the interpolation {mode}", f"one of {', '.join(_MODES)} is")
-    y = resized(x, [n * f for n, f in zip(x.shape[2:], factors, strict=True)], _MODES[mode])
+    require_mode(call, mode if rank == 2 or mode == "nearest" else f"{mode} of {rank}")
+    y = resized(x, [n * f for n, f in zip(x.shape[2:], factors, strict=True)], mode)
     return call.from_channels_first(y) if rank > 1 else Value(tensor=y, is_moved=True)
+
+
+def require_mode(call: Call, mode: str) -> None:
+    """Raises UnsupportedOp for an interpolation that is not the same everywhere."""
+    if mode not in MODES:
+        raise call.refuse(f"the interpolation {mode}", f"use {' or '.join(MODES)}")
 
 
 def resized(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
@@ -92,7 +97,8 @@ def resized(x: Tensor, size: Sequence[int], mode: str) -> Tensor:
     if math.prod(size) * x.shape[0] * x.shape[1] < 1:
         raise ValueError(f"there is no image of the size {list(size)}")
     if mode == "nearest":
-        return F.interpolate(x, list(size))
+        is_multiple = all(n % m == 0 for n, m in zip(size, x.shape[2:], strict=True))
+        return F.interpolate(x, list(size), mode="nearest" if is_multiple else "nearest-exact")
     return F.interpolate(x, list(size), mode=mode, align_corners=False)
 
 

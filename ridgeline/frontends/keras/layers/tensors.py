@@ -12,7 +12,7 @@ from ridgeline.frontends.keras.arguments import DTYPES
 from ridgeline.frontends.keras.call import Call
 from ridgeline.frontends.keras.layers.attention import added, attend
 from ridgeline.frontends.keras.layers.merging import concatenated
-from ridgeline.frontends.keras.layers.reshaping import reshaped, resized
+from ridgeline.frontends.keras.layers.reshaping import require_mode, reshaped, resized
 from ridgeline.frontends.keras.records import Argument
 from ridgeline.frontends.keras.table import Result, Row, Run, rows
 from ridgeline.frontends.keras.value import Value
@@ -212,17 +212,9 @@ def _top_k(call: Call) -> Result:
 
 def _resize(call: Call) -> Result:
     mode = call.text("interpolation", "bilinear")
-    if (
-        call.flag("antialias")
-        or call.flag("crop_to_aspect_ratio")
-        or mode
-        not in (
-            "bilinear",
-            "nearest",
-            "bicubic",
-        )
-    ):
-        raise call.refuse(f"resizing by {mode} with options", "resize plainly")
+    require_mode(call, mode)
+    if call.flag("antialias") or call.flag("crop_to_aspect_ratio"):
+        raise call.refuse("resizing with options", "resize plainly")
     x = call.channels_first(call.value)
     return call.from_channels_first(resized(x, call.sizes("size", 2), mode))
 
