@@ -68,6 +68,7 @@ CASES = {
     "bcnn": Case(target="zoo:bcnn"),
     "resnext50-32x4d": Case(target="zoo:resnext50-32x4d"),
     "yolox-s": Case(target="zoo:yolox-s", seq=416),
+    "sd-v1-block": Case(target="zoo:sd-v1-block"),
     "covid-mtl": Case(target="zoo:covid-mtl", seq=96),
     "resnet50-b8": Case(target="zoo:resnet50", batch=8),
 }
