@@ -17,7 +17,13 @@ from ridgeline.backends.agreement import compare
 from ridgeline.backends.backend import Backend, Dtype
 from ridgeline.backends.child import Nursery, children
 from ridgeline.backends.eager import Eager
-from ridgeline.backends.measure import Limits, Timing, compile_all, measure_in_turn
+from ridgeline.backends.measure import (
+    Limits,
+    Timing,
+    compile_all,
+    measure_in_turn,
+    measure_the_close,
+)
 from ridgeline.backends.protocol import Job
 from ridgeline.backends.reference import Reference
 from ridgeline.backends.registry import BACKENDS, TOLERANCES, find
@@ -224,19 +230,22 @@ class _Race:
         self, nursery: Nursery, repeats: int, bound_s: Callable[[Dtype], float | None]
     ) -> list[Timing]:
         """What became of each: compiled and compared, the dtypes in their order, then timed in turn
-        with the others.
+        with the others; those that come close to the fastest of their dtype, longer.
         """
         timings = [Timing(skipped=plan.refusal) for plan in self.plans]
         dtypes = list(dict.fromkeys(plan.dtype for plan in self.plans[1:]))
-        for place, dtype in enumerate(dtypes):
-            wave = [n for n, p in enumerate(self.plans) if n and p.dtype == dtype]
+        waves = [[n for n, p in enumerate(self.plans) if n and p.dtype == d] for d in dtypes]
+        for place, (dtype, wave) in enumerate(zip(dtypes, waves, strict=True)):
             bound = bound_s(dtype)
             if place and bound is not None:
                 timings = self._pruned(nursery, timings, wave, bound)
             self._compile(nursery, timings, [0, *wave] if not place else wave, place, len(dtypes))
-        return measure_in_turn(
-            nursery, timings, repeats, self.limits, lambda f: self.tell("measure", f)
-        )
+
+        def told(done: float) -> Callable[[float], None]:
+            return lambda fraction: self.tell("measure", done + fraction / 2)
+
+        timings = measure_in_turn(nursery, timings, repeats, self.limits, told(0.0))
+        return measure_the_close(nursery, timings, waves, repeats, self.limits, told(0.5))
 
     def _compile(
         self, nursery: Nursery, timings: list[Timing], wave: Sequence[int], place: int, of: int
