@@ -29,6 +29,7 @@ from ridgeline.backends.backend import Backend, Dtype
 from ridgeline.backends.choose import Limits, optimize
 from ridgeline.backends.predict import predictor
 from ridgeline.backends.registry import BACKENDS
+from ridgeline.cli.optimize import progress_on_stderr
 from ridgeline.errors import RidgelineError
 from ridgeline.frontends import Request
 from ridgeline.frontends.target import load_model
@@ -199,7 +200,7 @@ def _raced(model: str, stage: str) -> Result:
             repeats=REPEATS,
             threads=THREADS,
             limits=Limits(compile_s=COMPILE_LIMIT_S, patience_s=PATIENCE_S),
-            progress=_tell,
+            progress=progress_on_stderr(),
         )
     is_peer = {b.name for b in peers}
     return Result(
@@ -223,11 +224,6 @@ def _raced(model: str, stage: str) -> Result:
             for c in found.candidates
         ],
     )
-
-
-def _tell(stage: str, fraction: float) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{stage}: {fraction:4.0%}", end="", file=sys.stderr, flush=True)
 
 
 def _new() -> Record:
