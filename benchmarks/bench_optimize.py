@@ -16,6 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from math import exp, log
 from pathlib import Path
@@ -29,6 +30,7 @@ from ridgeline.backends.backend import Backend, Dtype
 from ridgeline.backends.choose import Limits, optimize
 from ridgeline.backends.predict import predictor
 from ridgeline.backends.registry import BACKENDS
+from ridgeline.cli.optimize import progress_on_stderr
 from ridgeline.errors import RidgelineError
 from ridgeline.frontends import Request
 from ridgeline.frontends.target import load_model
@@ -58,17 +60,18 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CASES = {
-    "resnet50": Case(target="zoo:resnet50"),
-    "mobilenetv3-large": Case(target="zoo:mobilenetv3-large"),
-    "bert-base": Case(target="zoo:bert-base", seq=128),
-    "vit-b-16": Case(target="zoo:vit-b-16"),
-    "llama-small": Case(target="zoo:llama-small", phase="prefill", seq=128),
     "deepadipose": Case(target="zoo:deepadipose"),
+    "mobilenetv3-large": Case(target="zoo:mobilenetv3-large"),
+    "llama-small": Case(target="zoo:llama-small", phase="prefill", seq=128),
+    "bert-base": Case(target="zoo:bert-base", seq=128),
     "crnn": Case(target="zoo:crnn", batch=1, seq=280),
+    "resnet50": Case(target="zoo:resnet50"),
     "bcnn": Case(target="zoo:bcnn"),
-    "resnext50-32x4d": Case(target="zoo:resnext50-32x4d"),
-    "yolox-s": Case(target="zoo:yolox-s", seq=416),
+    "vit-b-16": Case(target="zoo:vit-b-16"),
+    "sd-v1-block": Case(target="zoo:sd-v1-block"),
     "covid-mtl": Case(target="zoo:covid-mtl", seq=96),
+    "yolox-s": Case(target="zoo:yolox-s", seq=416),
+    "resnext50-32x4d": Case(target="zoo:resnext50-32x4d"),
     "resnet50-b8": Case(target="zoo:resnet50", batch=8),
 }
 STAGES: dict[str, tuple[tuple[Dtype, ...], tuple[type[Backend], ...]]] = {
@@ -144,7 +147,7 @@ def main() -> None:
                 continue
             print(f"{model} {stage} …", file=sys.stderr, flush=True)
             try:
-                record.results.append(_raced(model, stage))
+                record.results.append(_raced(model, stage, options.without))
             except RidgelineError as error:
                 record.failures[f"{model}/{stage}"] = str(error)
             path.write_bytes(msgspec.json.format(msgspec.json.encode(record)) + b"\n")
@@ -158,6 +161,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="optimize beside every peer.")
     parser.add_argument("--models", type=names, default=tuple(CASES), help="commas between")
     parser.add_argument("--stages", type=names, default=tuple(STAGES), help="fp32, lower")
+    parser.add_argument(
+        "--without",
+        type=names,
+        default=(),
+        help="backends of ours that do not run, with commas between: iree compiles for minutes",
+    )
     parser.add_argument("--out", type=Path, help="the record; default: benchmarks/records")
     parser.add_argument("--fresh", action="store_true", help="forget what the record holds")
     parser.add_argument("--render", action="store_true", help="only write the page")
@@ -168,7 +177,7 @@ def _options() -> argparse.Namespace:
     return options
 
 
-def _raced(model: str, stage: str) -> Result:
+def _raced(model: str, stage: str, without: Collection[str]) -> Result:
     case, (dtypes, peers) = CASES[model], STAGES[stage]
     torch.manual_seed(SEED)
     loaded = load_model(
@@ -183,7 +192,11 @@ def _raced(model: str, stage: str) -> Result:
         is_trusted=True,
     )
     inputs = tuple(x for x in loaded.inputs if isinstance(x, torch.Tensor))
-    own = [b for b in BACKENDS.values() if stage == "fp32" or b.name != "eager"]
+    own = [
+        b
+        for b in BACKENDS.values()
+        if b.name not in without and (stage == "fp32" or b.name != "eager")
+    ]
     predict = predictor(load("this"))
     with tempfile.TemporaryDirectory(prefix="ridgeline-bench-") as folder:
         file = Path(folder) / "captured.pt2"
@@ -198,7 +211,7 @@ def _raced(model: str, stage: str) -> Result:
             repeats=REPEATS,
             threads=THREADS,
             limits=Limits(compile_s=COMPILE_LIMIT_S, patience_s=PATIENCE_S),
-            progress=_tell,
+            progress=progress_on_stderr(),
         )
     is_peer = {b.name for b in peers}
     return Result(
@@ -224,11 +237,6 @@ def _raced(model: str, stage: str) -> Result:
     )
 
 
-def _tell(stage: str, fraction: float) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{stage}: {fraction:4.0%}", end="", file=sys.stderr, flush=True)
-
-
 def _new() -> Record:
     def git(*line: str) -> str:
         done = subprocess.run(["git", *line], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -241,7 +249,7 @@ def _new() -> Record:
         except PackageNotFoundError:
             continue
     return Record(
-        command="python benchmarks/bench_optimize.py",
+        command=" ".join(["python benchmarks/bench_optimize.py", *sys.argv[1:]]),
         commit=git("rev-parse", "--short=10", "HEAD"),
         date=datetime.date.today().isoformat(),
         cpu=read_cpu().model,

@@ -55,11 +55,5 @@ TOO_FAST: dict[str, str] = {
 }
 """Case -> why its time is more than 30% above its prediction, where that was looked into."""
 
-TOO_SLOW: dict[str, str] = {
-    "covid-mtl": "Ten convolutions over maps of 3 x 3 x 3: this calibration's smallest volumes were"
-    " one position and 13,824, and a map of 27 takes its rate from the one position, which is all"
-    " start. Predicted 1.1, 2.4, 1.0 and 1.0 ms for 128 to 256 channels (1 and 27 taps) and 512 and"
-    " 384 to 128; timed alone they take 0.066, 0.22, 0.059 and 0.047 ms, which is most of the gap."
-    " Volumes of 64 and 512 positions have joined the calibration since this record.",
-}
+TOO_SLOW: dict[str, str] = {}
 """Case -> why its time is more than 30% below its prediction, where that was looked into."""

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from ridgeline import machines
 from ridgeline.backends.artifact import Loaded, load, save
+from ridgeline.backends.backend import Dtype
 from ridgeline.backends.choose import Limits, optimize
 from ridgeline.backends.predict import predictor
 from ridgeline.backends.result import Optimized
@@ -44,10 +45,12 @@ CALIBRATION_S = 25.0
 # How long a busy machine is measured on for each model, for want of clean samples.
 PATIENCE_S = 15.0
 # Inductor is left out: AOTInductor is the same compiler, and its code can be saved.
-BACKENDS = ("eager", "aoti")
+BACKENDS = ("eager", "aoti", "onnxruntime", "openvino")
 # bf16 errs by about 9e-3 here and swaps two neighbours that are equally near but for 0.001.
 ENCODER_TOLERANCE = 5e-3
 SIDE = 224
+# Cuttings of the photograph from which int8 takes its ranges; none is the one that is compared.
+CUTTINGS = 8
 # Statistics of ImageNet's channels, with which ResNet-50 is used.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -114,20 +117,33 @@ def encoder_and_tokens(sentences: Sequence[str]) -> tuple[nn.Module, tuple[Tenso
     return SentenceEncoder(bert).eval(), (ids, mask)
 
 
-def photograph() -> Tensor:
-    """The sample photograph as one normalised image: shorter side made SIDE, centre cut out."""
+def photograph() -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The sample photograph as one normalised image, its centre cut out after the shorter side was
+    made SIDE; and cuttings of it at twice that size, from left to right.
+    """
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    image, large = ((resized(side) - mean) / std for side in (SIDE, 2 * SIDE))
+    places = torch.linspace(0, large.shape[-1] - SIDE, CUTTINGS).int().tolist()
+    cuttings = [large[..., (i % 2) * SIDE :, left:] for i, left in enumerate(places)]
+    centre = (image.shape[-1] - SIDE) // 2
+    return cut(image[..., centre:]), tuple(map(cut, cuttings))
+
+
+def cut(image: Tensor) -> Tensor:
+    """The upper left SIDE x SIDE pixels."""
+    return image[..., :SIDE, :SIDE].contiguous()
+
+
+def resized(side: int) -> Tensor:
+    """The sample photograph, (1, 3, H, W) from 0 to 1, with `side` as its shorter side."""
     from sklearn.datasets import load_sample_image
 
     pixels = torch.from_numpy(load_sample_image("china.jpg").copy())  # (427, 640, 3), uint8
     image = pixels.permute(2, 0, 1)[None].float() / 255
-    scale = SIDE / min(image.shape[-2:])
-    image = F.interpolate(
+    scale = side / min(image.shape[-2:])
+    return F.interpolate(
         image, scale_factor=scale, mode="bilinear", antialias=True, align_corners=False
     )
-    top, left = ((size - SIDE) // 2 for size in image.shape[-2:])
-    image = image[..., top : top + SIDE, left : left + SIDE]
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
-    return ((image - mean) / std).contiguous()
 
 
 def similarities(vectors_BD: Tensor) -> Tensor:
@@ -158,7 +174,10 @@ def make_fast(
     model: nn.Module,
     inputs: tuple[Tensor, ...],
     machine: Machine,
+    *,
+    dtypes: Sequence[Dtype],
     tolerance: float | None = None,
+    calibration: Sequence[tuple[Tensor, ...]] = (),
 ) -> tuple[Optimized, Loaded]:
     """Optimizes, prints the waterfall, writes the report and the file, and loads the file."""
     print(f"\n== {name}: {what} ==", flush=True)
@@ -168,6 +187,8 @@ def make_fast(
         inputs,
         machine="this",
         tolerance=tolerance,
+        dtypes=dtypes,
+        calibration=calibration,
         backends=BACKENDS,
         limits=Limits(patience_s=PATIENCE_S),
         progress=progress_on_stderr(),
@@ -188,7 +209,15 @@ def demo_sentences(machine: Machine) -> bool:
     with torch.no_grad():
         nearest_B = similarities(model(*inputs)).argmax(1)
     what = f"a trained sentence encoder on {len(SENTENCES)} sentences"
-    _, loaded = make_fast("minilm", what, model, inputs, machine, ENCODER_TOLERANCE)
+    _, loaded = make_fast(
+        "minilm",
+        what,
+        model,
+        inputs,
+        machine,
+        dtypes=("fp32", "bf16"),
+        tolerance=ENCODER_TOLERANCE,
+    )
     found_B = similarities(loaded(*inputs)[0]).argmax(1)
     equal = int((nearest_B == found_B).sum())
     same_topic = sum(int(n) // 4 == i // 4 for i, n in enumerate(found_B))
@@ -204,11 +233,19 @@ def demo_photograph(machine: Machine) -> bool:
 
     torch.manual_seed(0)
     model = zoo.get("resnet50").build()
-    image = photograph()
+    image, cuttings = photograph()
     with torch.no_grad():
         before = model(image)
     what = f"random weights, on a photograph of {SIDE} x {SIDE} pixels"
-    result, loaded = make_fast("resnet50", what, model, (image,), machine)
+    result, loaded = make_fast(
+        "resnet50",
+        what,
+        model,
+        (image,),
+        machine,
+        dtypes=("fp32", "bf16", "int8"),
+        calibration=[(c,) for c in cuttings],
+    )
     (after,) = loaded(image)
     error = ((after - before).abs().max() / before.abs().max()).item()
     same_class = bool(before.argmax() == after.argmax())

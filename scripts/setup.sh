@@ -51,7 +51,7 @@ fi
 
 rm -f "$stamp"
 touch "$unfinished"
-echo "Installing Ridgeline [$extras] into .venv: about 400 MB to download with a CPU build of torch; one to three minutes, silent until done."
+echo "Installing Ridgeline [$extras] into .venv: about 500 MB to download with a CPU build of torch; one to three minutes, silent until done."
 .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$extras]" ||
     fail "The install stopped (pip's reason is above). Run the same command again once it is dealt with."
 rm -f "$unfinished"

@@ -1,11 +1,9 @@
-"""Compiles every candidate, checks it against the reference, measures them in turn, keeps the
-fastest.
-"""
+"""Races every way to run a graph here and keeps the fastest whose outputs are right."""
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -13,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ridgeline import graph as graphs
-from ridgeline.backends.agreement import compare
 from ridgeline.backends.backend import Backend, Dtype
-from ridgeline.backends.child import Nursery, children
+from ridgeline.backends.child import children
+from ridgeline.backends.choices import Choices, Outcome, key_of
 from ridgeline.backends.eager import Eager
-from ridgeline.backends.measure import Limits, Timing, compile_all, measure_in_turn
+from ridgeline.backends.measure import Limits, Timing
 from ridgeline.backends.protocol import Job
+from ridgeline.backends.race import Plan, Progress, Race
 from ridgeline.backends.reference import Reference
 from ridgeline.backends.registry import BACKENDS, TOLERANCES, find
 from ridgeline.backends.result import Candidate, Optimized, Step
@@ -27,28 +26,14 @@ from ridgeline.graph import Graph
 from ridgeline.graph.flat import check_inputs
 from ridgeline.machines.cpu import num_logical_cores
 from ridgeline.machines.threads import require_threads
-from ridgeline.passes.manager import run_passes
-from ridgeline.units import format_time
+from ridgeline.passes.manager import PassStep, run_passes
 
 Execution = Literal["eager", "compiled", "roofline"]
 # The predicted time of a graph in a dtype and a way to run it; None where there is no prediction.
 Predict = Callable[[Graph, Dtype, Execution], float | None]
-Progress = Callable[[str, float], None]
 
 _LOWER: tuple[Dtype, ...] = ("bf16", "int8")
 _BASELINE = "eager as captured"
-# Samples that decide, before the next dtype is compiled, what that has to beat.
-_FIRST_LOOK = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """One candidate to be. refusal: why it is not even tried."""
-
-    backend: type[Backend]
-    dtype: Dtype
-    graph: Path
-    refusal: str | None
 
 
 def optimize(
@@ -66,6 +51,8 @@ def optimize(
     limits: Limits | None = None,
     progress: Progress | None = None,
     predict: Predict | None = None,
+    choices: Choices | None = None,
+    is_fresh: bool = False,
 ) -> Optimized:
     """The fastest way to run `graph` on this machine whose outputs on `inputs` stay within
     tolerance of the reference's.
@@ -73,6 +60,8 @@ def optimize(
     tolerance: the accepted error for every dtype, instead of `TOLERANCES`. backends: those to try;
     all that are installed unless told. calibration: sets of inputs that int8 takes its ranges from,
     `inputs` alone unless told. skip: passes to leave out. machine: a name to file the result under.
+    choices: where outcomes are kept; what was clearly slower in an earlier run of the same task is
+    not tried again unless is_fresh.
 
     Every candidate lives in a child process of its own; one that fails, crashes or overruns its
     limits is skipped with its reason, and so is a dtype whose predicted bound cannot beat what was
@@ -91,41 +80,112 @@ def optimize(
     refusals = [_refusal(b, d, is_named=backends is not None) for b, d in pairs]
     tell("passes", 0.0)
     steps = run_passes(graph, skip=skip)
-    folded = steps[-1].graph if steps else graph
     tell("reference", 0.0)
-    expected = Reference().compile(graph)(*inputs)
-    num_threads = threads or num_logical_cores()
-    with tempfile.TemporaryDirectory(prefix="ridgeline-") as name:
-        folder = Path(name)
-        plans = _plans(folder, pairs, refusals)
-        jobs = _write_jobs(folder, graph, folded, inputs, sets, plans, num_threads, limits)
-        race = _Race(
-            plans=plans,
-            jobs=jobs,
-            expected=expected,
-            tolerance=tolerance,
-            limits=limits or Limits(),
-            tell=tell,
-        )
-        with children(jobs, folder) as nursery:
-            timings = race.run(nursery, repeats, lambda d: _bound_s(predict, folded, d))
-        baseline, *tried = (_candidate(p, t) for p, t in zip(plans, timings, strict=True))
-        baseline = replace(baseline, backend=_BASELINE)
-        best = _fastest(tried, graph)
-        files = _files_of(plans[1 + tried.index(best)], jobs[1 + tried.index(best)])
-    waterfall = _waterfall(graph, folded, baseline, tried, best, predict)
-    return Optimized(
-        graph=folded,
-        passes=steps,
-        candidates=tuple(tried),
-        baseline=baseline,
-        best=best,
-        waterfall=waterfall,
-        roofline_s=next((s.predicted_s for s in waterfall if s.step == "roofline"), None),
-        threads=num_threads,
+    task = _Task(
+        graph=graph,
+        steps=steps,
+        inputs=tuple(inputs),
+        sets=sets,
+        expected=Reference().compile(graph)(*inputs),
+        pairs=pairs,
+        tolerance=tolerance,
+        repeats=repeats,
+        threads=threads or num_logical_cores(),
+        limits=limits or Limits(),
+        tell=tell,
+        predict=predict,
         machine=machine,
-        files=files,
     )
+    if choices is None:
+        return task.raced(refusals)
+    key = key_of(task.folded, pairs, task.threads, f"tolerance {tolerance}")
+    before = None if is_fresh else choices.recall(key)
+    found = task.remembered(refusals, before) or task.raced(refusals)
+    choices.keep(key, found.candidates, before)
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """What was asked for, and what is the same however often it is raced."""
+
+    graph: Graph
+    steps: tuple[PassStep, ...]
+    inputs: tuple[Tensor, ...]
+    sets: tuple[tuple[Tensor, ...], ...]
+    expected: Sequence[Tensor]
+    pairs: Sequence[tuple[type[Backend], Dtype]]
+    tolerance: float | None
+    repeats: int
+    threads: int
+    limits: Limits
+    tell: Progress
+    predict: Predict | None
+    machine: str | None
+
+    @property
+    def folded(self) -> Graph:
+        """The graph after the passes."""
+        return self.steps[-1].graph if self.steps else self.graph
+
+    def remembered(
+        self, refusals: Sequence[str | None], before: Outcome | None
+    ) -> Optimized | None:
+        """The outcome of a race without those that were slower before; None where nothing is known
+        or none of the others runs now.
+        """
+        if before is None:
+            return None
+        slower = before.refusals(self.pairs)
+        with contextlib.suppress(BackendError):
+            return self.raced([now or then for now, then in zip(refusals, slower, strict=True)])
+        return None
+
+    def raced(self, refusals: Sequence[str | None]) -> Optimized:
+        """The outcome. Raises BackendError where no candidate is left."""
+        with tempfile.TemporaryDirectory(prefix="ridgeline-") as name:
+            folder = Path(name)
+            plans = _plans(folder, self.pairs, refusals)
+            jobs = _write_jobs(folder, self, plans)
+            race = Race(
+                plans=plans,
+                jobs=jobs,
+                expected=self.expected,
+                tolerance=self.tolerance,
+                limits=self.limits,
+                tell=self.tell,
+            )
+            with children(jobs, folder) as nursery:
+                timings = race.run(nursery, self.repeats, self._bound_s)
+            baseline, *tried = (_candidate(p, t) for p, t in zip(plans, timings, strict=True))
+            best = _fastest(tried, self.graph)
+            number = 1 + tried.index(best)
+            files = _files_of(plans[number], jobs[number])
+        return self._optimized(replace(baseline, backend=_BASELINE), tuple(tried), best, files)
+
+    def _bound_s(self, dtype: Dtype) -> float | None:
+        return self.predict(self.folded, dtype, "roofline") if self.predict else None
+
+    def _optimized(
+        self,
+        baseline: Candidate,
+        tried: tuple[Candidate, ...],
+        best: Candidate,
+        files: Mapping[str, bytes],
+    ) -> Optimized:
+        waterfall = _waterfall(self.graph, self.folded, baseline, tried, best, self.predict)
+        return Optimized(
+            graph=self.folded,
+            passes=self.steps,
+            candidates=tried,
+            baseline=baseline,
+            best=best,
+            waterfall=waterfall,
+            roofline_s=next((s.predicted_s for s in waterfall if s.step == "roofline"), None),
+            threads=self.threads,
+            machine=self.machine,
+            files=files,
+        )
 
 
 def _say_nothing(stage: str, fraction: float) -> None:
@@ -154,42 +214,29 @@ def _refusal(backend: type[Backend], dtype: Dtype, *, is_named: bool) -> str | N
     return None
 
 
-def _bound_s(predict: Predict | None, graph: Graph, dtype: Dtype) -> float | None:
-    return predict(graph, dtype, "roofline") if predict else None
-
-
 def _plans(
     folder: Path,
     pairs: Sequence[tuple[type[Backend], Dtype]],
     refusals: Sequence[str | None],
-) -> list[_Plan]:
+) -> list[Plan]:
     """The baseline, then one per backend and dtype."""
     captured, folded = folder / "captured.pt2", folder / "folded.pt2"
     return [
-        _Plan(backend=Eager, dtype="fp32", graph=captured, refusal=None),
+        Plan(backend=Eager, dtype="fp32", graph=captured, refusal=None),
         *(
-            _Plan(backend=backend, dtype=dtype, graph=folded, refusal=refusal)
+            Plan(backend=backend, dtype=dtype, graph=folded, refusal=refusal)
             for (backend, dtype), refusal in zip(pairs, refusals, strict=True)
         ),
     ]
 
 
-def _write_jobs(
-    folder: Path,
-    graph: Graph,
-    folded: Graph,
-    inputs: Sequence[Tensor],
-    sets: Sequence[Sequence[Tensor]],
-    plans: Sequence[_Plan],
-    threads: int,
-    limits: Limits | None,
-) -> list[Job]:
+def _write_jobs(folder: Path, task: _Task, plans: Sequence[Plan]) -> list[Job]:
     """The files that the children read, and one job per plan."""
-    graphs.save(graph, plans[0].graph)
-    graphs.save(folded, folder / "folded.pt2")
+    graphs.save(task.graph, plans[0].graph)
+    graphs.save(task.folded, folder / "folded.pt2")
     inputs_path, sets_path = folder / "inputs.pt", folder / "calibration.pt"
-    torch.save([i.detach() for i in inputs], inputs_path)
-    torch.save([[i.detach() for i in given] for given in sets], sets_path)
+    torch.save([i.detach() for i in task.inputs], inputs_path)
+    torch.save([[i.detach() for i in given] for given in task.sets], sets_path)
     jobs = []
     for number, plan in enumerate(plans):
         own = folder / str(number)
@@ -202,99 +249,20 @@ def _write_jobs(
                 inputs=str(inputs_path),
                 calibration=str(sets_path),
                 folder=str(own),
-                threads=threads,
-                memory_limit_bytes=(limits or Limits()).memory_bytes,
+                threads=task.threads,
+                memory_limit_bytes=task.limits.memory_bytes,
             )
         )
     return jobs
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Race:
-    """The candidates of one run, dtype by dtype."""
-
-    plans: Sequence[_Plan]
-    jobs: Sequence[Job]
-    expected: Sequence[Tensor]
-    tolerance: float | None
-    limits: Limits
-    tell: Progress
-
-    def run(
-        self, nursery: Nursery, repeats: int, bound_s: Callable[[Dtype], float | None]
-    ) -> list[Timing]:
-        """What became of each: compiled and compared, the dtypes in their order, then timed in turn
-        with the others.
-        """
-        timings = [Timing(skipped=plan.refusal) for plan in self.plans]
-        dtypes = list(dict.fromkeys(plan.dtype for plan in self.plans[1:]))
-        for place, dtype in enumerate(dtypes):
-            wave = [n for n, p in enumerate(self.plans) if n and p.dtype == dtype]
-            bound = bound_s(dtype)
-            if place and bound is not None:
-                timings = self._pruned(nursery, timings, wave, bound)
-            self._compile(nursery, timings, [0, *wave] if not place else wave, place, len(dtypes))
-        return measure_in_turn(
-            nursery, timings, repeats, self.limits, lambda f: self.tell("measure", f)
-        )
-
-    def _compile(
-        self, nursery: Nursery, timings: list[Timing], wave: Sequence[int], place: int, of: int
-    ) -> None:
-        """Compiles the candidates of one dtype that are still in, and compares their outputs."""
-        numbers = [n for n in wave if timings[n].skipped is None]
-        ready = compile_all(
-            nursery, numbers, self.limits, lambda f: self.tell("compile", (place + f) / of)
-        )
-        for number, timing in ready.items():
-            job = self.jobs[number]
-            limit = TOLERANCES[job.dtype] if self.tolerance is None else self.tolerance
-            if timing.skipped is None:
-                outputs = torch.load(Path(job.folder) / "outputs.pt", weights_only=True)
-                timing = _judged(timing, self.expected, outputs, limit)
-            timings[number] = timing
-        self.tell("compile", (place + 1) / of)
-
-    def _pruned(
-        self, nursery: Nursery, timings: Sequence[Timing], wave: Sequence[int], bound_s: float
-    ) -> list[Timing]:
-        """The timings, those of `wave` skipped if their bound cannot beat the best so far."""
-        hasty = replace(self.limits, patience_s=0.0)
-        looked = measure_in_turn(nursery, timings, _FIRST_LOOK, hasty, lambda f: None)
-        ran = [(t.time_s, n) for n, t in enumerate(looked) if n and not t.skipped and t.time_s]
-        if not ran or bound_s <= min(ran)[0]:
-            return looked
-        best_s, number = min(ran)
-        plan = self.plans[number]
-        reason = (
-            f"cannot win: the roofline allows {format_time(bound_s)}, "
-            f"{plan.backend.name} {plan.dtype} takes {format_time(best_s)}"
-        )
-        for n in wave:
-            if looked[n].skipped is None:
-                looked[n] = replace(looked[n], skipped=reason)
-        return looked
-
-
-def _files_of(plan: _Plan, job: Job) -> dict[str, bytes]:
+def _files_of(plan: Plan, job: Job) -> dict[str, bytes]:
     """What the child of a candidate left to be saved."""
     paths = [Path(job.folder) / name for name in plan.backend.files]
     return {path.name: path.read_bytes() for path in paths if path.is_file()}
 
 
-def _judged(
-    timing: Timing, expected: Sequence[Tensor], outputs: Sequence[Tensor], limit: float
-) -> Timing:
-    agreement = compare(expected, outputs)
-    error = agreement.max_error
-    reason = None
-    if not error <= limit:
-        size = f"error {error:.2g}" if isfinite(error) else "other shapes, infinities or NaNs"
-        reason = f"outputs differ from the reference: {size}, tolerance {limit:g}"
-    return replace(timing, agreement=agreement, skipped=reason)
-
-
-def _candidate(plan: _Plan, timing: Timing) -> Candidate:
+def _candidate(plan: Plan, timing: Timing) -> Candidate:
     agreement = timing.agreement
     return Candidate(
         backend=plan.backend.name,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ridgeline.errors import BackendError
+from ridgeline.machines.files import user_cache
 
 _CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -29,8 +30,7 @@ def require_compiler() -> None:
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: a private folder in the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(base) / "ridgeline" / "inductor"
+    folder = user_cache() / "inductor"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

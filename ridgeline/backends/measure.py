@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from statistics import median, quantiles
@@ -14,6 +14,9 @@ from ridgeline.backends.protocol import Reply, Turn
 _SAMPLES_PER_TURN = 2
 # Where fewer samples than this are clean, all are looked at, and the report says so.
 ENOUGH_CLEAN = 5
+# Those within this factor of the fastest of their dtype are too close to tell apart by the samples
+# that sort out the rest, so they get this many times as many.
+_CLOSE, _MORE = 1.1, 3
 _POLL_S = 0.02
 
 
@@ -105,28 +108,61 @@ def measure_in_turn(
     repeats: int,
     limits: Limits,
     progress: Callable[[float], None],
+    *,
+    only: Collection[int] | None = None,
 ) -> list[Timing]:
     """Rounds in which each candidate that has started and is still in takes its turn, the order
     reversed every time, until each has `repeats` clean samples or patience ends.
+
+    only: the numbers of those that take turns, and who have had enough should patience end; all
+    unless told, and then each gets `repeats` samples however long that takes.
     """
     results = list(timings)
-    least = ceil(repeats / _SAMPLES_PER_TURN)
+    playing = [n for n in nursery.started if only is None or n in only]
+    aim = ceil(repeats / _SAMPLES_PER_TURN)
+    least = aim if only is None else 1
     end = time.monotonic() + limits.patience_s
     rounds = 0
-    while rounds < least or (time.monotonic() < end and _lacks_samples(results, repeats)):
-        alive = [n for n in nursery.started if results[n].skipped is None]
+    while rounds < least or (time.monotonic() < end and _lacks_samples(results, playing, repeats)):
+        alive = [n for n in playing if results[n].skipped is None]
         for number in alive if rounds % 2 == 0 else reversed(alive):
             child = nursery.started[number]
             child.ask(Turn(samples=_SAMPLES_PER_TURN))
             reply = child.wait(time.monotonic() + limits.turn_s)
             results[number] = _after(results[number], reply)
         rounds += 1
-        progress(min(1.0, rounds / least))
+        progress(min(1.0, rounds / aim))
+    progress(1.0)
     return results
 
 
-def _lacks_samples(timings: Sequence[Timing], repeats: int) -> bool:
-    return any(t.skipped is None and sum(t.is_clean) < repeats for t in timings)
+def measure_the_close(
+    nursery: Nursery,
+    timings: Sequence[Timing],
+    groups: Iterable[Collection[int]],
+    repeats: int,
+    limits: Limits,
+    progress: Callable[[float], None],
+) -> list[Timing]:
+    """The timings, with more samples of those that are nearly as fast as the fastest of their
+    group, taken in turns again.
+    """
+    close = {n for group in groups for n in _close(timings, group)}
+    if not close:
+        progress(1.0)
+        return list(timings)
+    return measure_in_turn(nursery, timings, _MORE * repeats, limits, progress, only=close)
+
+
+def _close(timings: Sequence[Timing], group: Collection[int]) -> list[int]:
+    """The members within `_CLOSE` of the fastest; none where that is the fastest alone."""
+    times = {n: t for n in group if timings[n].skipped is None and (t := timings[n].time_s)}
+    close = [n for n, t in times.items() if t <= _CLOSE * min(times.values())]
+    return close if len(close) > 1 else []
+
+
+def _lacks_samples(timings: Sequence[Timing], playing: Iterable[int], repeats: int) -> bool:
+    return any(timings[n].skipped is None and sum(timings[n].is_clean) < repeats for n in playing)
 
 
 def _after(timing: Timing, reply: Reply) -> Timing:

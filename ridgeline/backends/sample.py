@@ -9,19 +9,18 @@ from torch import Tensor
 
 from ridgeline.backends.backend import Runnable
 
-# One sample lasts at least this long: shorter runs are repeated within it.
-_LEAST_SAMPLE_S = 1e-3
+# One sample lasts at least this long: shorter runs are repeated within it. Before the first, the
+# caches that others used meanwhile are filled and the threads awake after as long again.
+_LEAST_SAMPLE_S = 3e-3
 
 
 def take_samples(
     run: Runnable, inputs: Sequence[Tensor], samples: int
 ) -> tuple[list[float], list[bool]]:
-    """One untimed run, then `samples` timed ones: seconds per run, and whether each was clean, that
-    is without an involuntary context switch.
+    """Untimed runs, then `samples` timed ones: seconds per run, and whether each was clean, that is
+    without an involuntary context switch.
     """
-    start = time.perf_counter()
-    run(*inputs)
-    calls = max(1, ceil(_LEAST_SAMPLE_S / max(time.perf_counter() - start, 1e-7)))
+    calls = ceil(_LEAST_SAMPLE_S / _warm_s(run, inputs))
     times_s, is_clean = [], []
     for _ in range(samples):
         switches = _involuntary_switches()
@@ -31,6 +30,17 @@ def take_samples(
         times_s.append((time.perf_counter() - start) / calls)
         is_clean.append(_involuntary_switches() == switches)
     return times_s, is_clean
+
+
+def _warm_s(run: Runnable, inputs: Sequence[Tensor]) -> float:
+    """The seconds of the last of the untimed runs."""
+    end = time.perf_counter() + _LEAST_SAMPLE_S
+    while True:
+        start = time.perf_counter()
+        run(*inputs)
+        now = time.perf_counter()
+        if now >= end:
+            return max(now - start, 1e-7)
 
 
 def _involuntary_switches() -> int:

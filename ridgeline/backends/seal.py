@@ -13,15 +13,16 @@ import stat
 import tempfile
 from pathlib import Path
 
+from ridgeline.machines.files import user_cache
+
 _KEY_BYTES = 32
 # Keeps seals of other kinds, should there ever be any, from passing for these.
 _CONTEXT = b"ridgeline .ridge 1\0"
 
 
 def key_path() -> Path:
-    """Where the key lies. A relative $XDG_CACHE_HOME counts as unset, as its specification says."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (folder if folder.is_absolute() else Path.home() / ".cache") / "ridgeline" / "key"
+    """Where the key lies."""
+    return user_cache() / "key"
 
 
 def seal_of(data: bytes) -> str | None:

@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -27,7 +28,8 @@ def map_forked(function: Callable[[Job], Result], jobs: Sequence[Job]) -> tuple[
 
     A child starts as a copy of this process, so it has everything imported already and sends back
     nothing but its result. Where forking is not safe (elsewhere than on Linux, or with threads
-    running) the jobs run here, one after the other. A job's RidgelineError is raised here.
+    running) the jobs run here, one after the other. A job's RidgelineError is raised here, any
+    other as a RuntimeError that names it.
     """
     if len(jobs) < 2 or not _can_fork():
         return tuple(function(job) for job in jobs)
@@ -66,11 +68,21 @@ def _start(function: Callable[[Job], Result], job: Job) -> _Child:
         os._exit(code)  # never into the parent's code, whatever happened
 
 
-def _outcome(function: Callable[[Job], Result], job: Job) -> Result | RidgelineError:
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """An error that no user caused, and the lines that say where; it may not travel itself."""
+
+    what: str
+    where: str
+
+
+def _outcome(function: Callable[[Job], Result], job: Job) -> Result | RidgelineError | _Fault:
     try:
         return function(job)
     except RidgelineError as error:
         return type(error)(*error.args)  # without the traceback, which does not travel
+    except Exception as error:
+        return _Fault(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def _result(child: _Child) -> object:
@@ -83,6 +95,10 @@ def _result(child: _Child) -> object:
     outcome = pickle.loads(data)
     if isinstance(outcome, RidgelineError):
         raise outcome
+    if isinstance(outcome, _Fault):
+        fault = RuntimeError(outcome.what)
+        fault.add_note(outcome.where)
+        raise fault
     return outcome
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 _DEBUG = "--debug"
+# What torch's allocator says, in a RuntimeError, when the system gives it no more.
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 
 # command -> (module, attribute, what it does). The attribute is a function or a Typer app.
 _COMMANDS = {
@@ -179,6 +181,12 @@ def _explain(error: Exception) -> int:
         return _fail(f"cannot write the output: {error.strerror}.", EXIT_BAD_INPUT)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return _fail(f"{str(error.filename)[:60]}…: {error.strerror}.", EXIT_BAD_INPUT)
+    if isinstance(error, MemoryError) or _NO_MEMORY in str(error):
+        return _fail(
+            "this machine has not the memory for it; ask for smaller sizes (--batch, --seq), or "
+            "for `inspect`, which needs no weights.",
+            EXIT_BAD_INPUT,
+        )
     reason = (str(error).splitlines() or [""])[0]
     return _fail(
         f"unexpected {type(error).__name__}: {reason}. This is a fault in Ridgeline; "

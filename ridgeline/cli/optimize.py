@@ -49,6 +49,9 @@ def optimize_command(
     skip: Annotated[list[str] | None, typer.Option(help="Passes to leave out.")] = None,
     threads: Threads = None,
     repeats: Annotated[int, typer.Option(min=2, help="Clean samples per candidate.")] = 10,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Try again what was slower in an earlier run.")
+    ] = False,
     as_json: AsJson = False,
     html: HtmlFile = None,
 ) -> None:
@@ -63,6 +66,7 @@ def optimize_command(
       ridgeline optimize zoo:bert-base --seq 128 --dtypes fp32,bf16,int8 --html report.html
     """
     from ridgeline.backends.artifact import save
+    from ridgeline.backends.choices import Choices
     from ridgeline.backends.choose import optimize
     from ridgeline.backends.inputs import calibration_sets
     from ridgeline.backends.predict import predictor
@@ -97,6 +101,8 @@ def optimize_command(
         threads=threads,
         progress=progress_on_stderr(),
         predict=predictor(described) if described else None,
+        choices=Choices.of_user(),
+        is_fresh=fresh,
     )
     if out is not None:
         save(result, out)

@@ -1,5 +1,6 @@
-"""Reading the small text files that describe machines and fleets."""
+"""The small text files that describe machines and fleets, and the folder for what is made here."""
 
+import os
 from pathlib import Path
 
 from ridgeline.errors import MachineError
@@ -23,3 +24,11 @@ def read_text(path: Path, what: str, way_out: str = "") -> str:
     except (OSError, UnicodeDecodeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise MachineError(f"cannot read {what} {path}: {reason}. {way_out}".rstrip()) from None
+
+
+def user_cache() -> Path:
+    """Where Ridgeline keeps what it can make anew: `ridgeline` in `$XDG_CACHE_HOME`, or in ~/.cache
+    where that is unset or, as its specification asks, not absolute.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (folder if folder.is_absolute() else Path.home() / ".cache") / "ridgeline"

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from ridgeline.errors import MachineError
-from ridgeline.machines.files import read_text
+from ridgeline.machines.files import read_text, user_cache
 from ridgeline.machines.machine import Machine
 from ridgeline.machines.toml import parse, to_toml
 
@@ -99,10 +99,8 @@ def match_device(device_name: str) -> Machine:
 
 
 def this_path() -> Path:
-    """Where the description of this machine is kept: `$XDG_CACHE_HOME` (or
-    ~/.cache)/ridgeline/this.toml."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "ridgeline" / "this.toml"
+    """Where the description of this machine is kept: this.toml in the user's cache."""
+    return user_cache() / "this.toml"
 
 
 def save_this(machine: Machine) -> Path:

@@ -31,6 +31,7 @@ _MODULES = {
     "mobilenetv3-large": "mobilenetv3",
     "resnet50": "resnet",
     "resnext50-32x4d": "resnet",
+    "sd-v1-block": "sd_unet",
     "sd-v1-unet": "sd_unet",
     "vit-b-16": "vit",
     "yolox-s": "yolox",

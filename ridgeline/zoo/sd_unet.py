@@ -330,15 +330,51 @@ def _forward(model: nn.Module, sizes: Sizes) -> tuple[nn.Module, tuple[Tensor, .
     return model, (latents, torch.randint(1000, (batch,)), torch.randn(batch, 77, 768))
 
 
-WORKLOAD = Workload(
-    name="sd-v1-unet",
-    build=lambda: UNet(UNetConfig()).eval(),
-    forms={"forward": _forward},
-    facts=Facts(
-        parameters=859_520_964,
-        flops=803_273_441_280,
-        sizes=Sizes(batch=1, seq=64),
-        source="Rombach et al. 2022 and the published checkpoint; FLOPs summed over the layers",
+class Block(nn.Module):
+    """A residual block and its transformer, of the second level unless told: what the U-Net is made
+    of.
+    """
+
+    def __init__(self, config: UNetConfig, *, level: int = 1) -> None:
+        super().__init__()
+        width = config.widths[level]
+        self.resnet = ResBlock(width, width, config)
+        self.attention = SpatialTransformer(width, config)
+
+    def forward(self, x_BCSS: Tensor, time: Tensor, context_BLX: Tensor) -> Tensor:
+        out: Tensor = self.attention(self.resnet(x_BCSS, time), context_BLX)
+        return out
+
+
+def _block_forward(model: nn.Module, sizes: Sizes) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    batch, side = sizes.batch or 1, sizes.seq or 32
+    config = UNetConfig()
+    x = torch.randn(batch, config.widths[1], side, side)
+    return model, (x, torch.randn(batch, config.time_dim), torch.randn(batch, 77, 768))
+
+
+WORKLOADS = (
+    Workload(
+        name="sd-v1-unet",
+        build=lambda: UNet(UNetConfig()).eval(),
+        forms={"forward": _forward},
+        facts=Facts(
+            parameters=859_520_964,
+            flops=803_273_441_280,
+            sizes=Sizes(batch=1, seq=64),
+            source="Rombach et al. 2022 and the published checkpoint; FLOPs summed over the layers",
+        ),
+        runs_here=False,
     ),
-    runs_here=False,
+    Workload(
+        name="sd-v1-block",
+        build=lambda: Block(UNetConfig()).eval(),
+        forms={"forward": _block_forward},
+        facts=Facts(
+            parameters=17_384_960,
+            flops=34_915_942_400,
+            sizes=Sizes(batch=1, seq=32),
+            source="one block of the U-Net's second level; FLOPs summed over the layers",
+        ),
+    ),
 )

@@ -35,6 +35,13 @@ def branching():
 def strange():
     return Strange(), torch.ones(3)
 
+class Huge(nn.Module):
+    def forward(self, x):
+        return x.expand(2**45, 3).contiguous().sum()
+
+def huge():
+    return Huge(), torch.ones(3)
+
 def wrong_shape():
     return nn.Linear(4, 3), torch.ones(2, 5)
 """
@@ -282,6 +289,13 @@ def test_the_zoo_is_listed_with_its_facts(capsys: Captured) -> None:
     out = capsys.readouterr().out
     (row,) = (line for line in out.splitlines() if line.startswith("zoo:resnet50 "))
     assert "25.6 M" in row
+
+
+def test_what_does_not_fit_into_memory_is_said_so(model_file: Path, capsys: Captured) -> None:
+    assert run(["optimize", f"{model_file}:huge"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1].startswith("ridgeline: this machine has not the memory for it; ")
 
 
 @pytest.mark.parametrize(

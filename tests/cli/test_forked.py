@@ -64,6 +64,18 @@ def test_an_error_of_a_child_is_raised_here() -> None:
     assert not _has_children()
 
 
+def _breaks_in_child(job: int) -> int:
+    return 1 // (job - 1)
+
+
+@pytest.mark.usefixtures("forking")
+def test_a_fault_in_a_child_says_what_and_where() -> None:
+    with pytest.raises(RuntimeError, match="ZeroDivisionError") as caught:
+        map_forked(_breaks_in_child, range(2))
+    assert "_breaks_in_child" in "".join(caught.value.__notes__)
+    assert not _has_children()
+
+
 def _interrupted_here(job: int) -> int:
     if job:
         time.sleep(60)

@@ -64,7 +64,7 @@ SMALL = {
 # Of each of these another member is among the small ones: the same code with other numbers.
 OTHER_SIZES = {
     "bert-base", "egc-tiny", "llama-2-7b", "llama-3.1-405b", "llama-3.1-70b", "llama-3.1-8b",
-    "llama-small", "llama-tiny", "mixtral-8x7b", "mixtral-tiny", "sd-v1-unet",
+    "llama-small", "llama-tiny", "mixtral-8x7b", "mixtral-tiny", "sd-v1-block", "sd-v1-unet",
 }  # fmt: skip
 FAST = ("deepadipose", "bert", "gpt2", "llama")
 NAMES = [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in SMALL]

@@ -24,7 +24,7 @@ WORKLOADS = {
         *decoder.WORKLOADS,
         bert.WORKLOAD,
         gpt2.WORKLOAD,
-        sd_unet.WORKLOAD,
+        *sd_unet.WORKLOADS,
     )
 }
 DENSE = sorted(name for name in WORKLOADS if "mixtral" not in name)
@@ -95,6 +95,7 @@ def test_names() -> None:
         "llama-tiny",
         "mixtral-8x7b",
         "mixtral-tiny",
+        "sd-v1-block",
         "sd-v1-unet",
     ]
 
@@ -172,7 +173,9 @@ def test_unet_flops_by_hand() -> None:
     ):
         up += sum(res(before, width, side) for before in inputs) + 3 * transformer(width, side)
         up += 18 * width**2 * (2 * side) ** 2 if side < 64 else 0
-    assert sd_unet.WORKLOAD.facts.flops == down + mid + up
+    unet, block = (workload.facts for workload in sd_unet.WORKLOADS)
+    assert unet.flops == down + mid + up
+    assert block.flops == res(640, 640, 32) + transformer(640, 32)
 
 
 # --- export --------------------------------------------------------------------------------------

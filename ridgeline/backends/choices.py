@@ -1,0 +1,126 @@
+"""What won before: the outcomes of earlier races, kept by all that they depend on.
+
+An outcome spares the next race of the same graph the candidates that were clearly slower. It says
+nothing of right or wrong: whatever runs is compared with the reference every time.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+
+import msgspec
+
+from ridgeline.backends.backend import Backend, Dtype
+from ridgeline.backends.result import Candidate
+from ridgeline.graph import Graph
+from ridgeline.machines.cpu import read_cpu
+from ridgeline.machines.files import user_cache
+from ridgeline.units import format_time
+
+# What took longer than this factor of the fastest of its dtype is not tried again.
+_CLOSE = 1.1
+_MAX_BYTES = 1 << 20
+Pairs = Sequence[tuple[type[Backend], Dtype]]
+
+
+class Past(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One candidate that ran and agreed: the median of its samples in seconds."""
+
+    backend: str
+    dtype: str
+    time_s: float
+
+
+class Outcome(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One race. date: in ISO form."""
+
+    date: str
+    ran: tuple[Past, ...]
+
+    def refusals(self, pairs: Pairs) -> list[str | None]:
+        """For each backend and dtype, why it is not tried this time; None for those that were the
+        fastest of their dtype or close, and for those that did not run.
+        """
+        times = {(p.backend, p.dtype): p.time_s for p in self.ran}
+        return [self._refusal(times.get((b.name, d)), self._fastest(d)) for b, d in pairs]
+
+    def _fastest(self, dtype: str) -> Past | None:
+        return min((p for p in self.ran if p.dtype == dtype), key=lambda p: p.time_s, default=None)
+
+    def _refusal(self, time_s: float | None, fastest: Past | None) -> str | None:
+        if time_s is None or fastest is None or time_s <= _CLOSE * fastest.time_s:
+            return None
+        return (
+            f"slower on {self.date}: {format_time(time_s)}, {fastest.backend} "
+            f"{format_time(fastest.time_s)}; --fresh tries it again"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """The outcomes in one folder, a JSON file each."""
+
+    folder: Path
+
+    @classmethod
+    def of_user(cls) -> "Choices":
+        """Those in the user's cache."""
+        return cls(user_cache() / "choices")
+
+    def recall(self, key: str) -> Outcome | None:
+        """The outcome filed under `key`; None where there is none, or none that can be read."""
+        with contextlib.suppress(OSError, msgspec.DecodeError):
+            with self._path(key).open("rb") as file:
+                return msgspec.json.decode(file.read(_MAX_BYTES), type=Outcome)
+        return None
+
+    def keep(self, key: str, candidates: Sequence[Candidate], before: Outcome | None) -> None:
+        """Files what ran under `key`, whole or not at all; where nothing can be kept, nothing is.
+
+        before: the outcome that spared some of the candidates; of those its times stay.
+        """
+        times = {(p.backend, p.dtype): p for p in (before.ran if before else ())}
+        for c in candidates:
+            if c.skipped is None and c.time_s is not None:
+                times[c.backend, c.dtype] = Past(c.backend, c.dtype, c.time_s)
+        date = before.date if before else datetime.date.today().isoformat()
+        outcome = Outcome(date, tuple(times.values()))
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle, partial = tempfile.mkstemp(dir=self.folder, prefix=".choice-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(msgspec.json.encode(outcome))
+                os.replace(partial, self._path(key))
+            except OSError:
+                os.unlink(partial)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+
+def key_of(graph: Graph, pairs: Pairs, threads: int, settings: str) -> str:
+    """All that decides who wins, as 64 hexadecimal digits: the rewritten graph with its shapes, the
+    candidates and the versions of what they rest on, the processor, its threads; settings: whatever
+    else was asked for.
+    """
+    candidates = [f"{b.name} {d}" for b, d in pairs]
+    parts = [graph.digest, read_cpu().model, str(threads), settings, *candidates]
+    return hashlib.sha256("\n".join([*parts, *_versions(pairs)]).encode()).hexdigest()
+
+
+def _versions(pairs: Pairs) -> list[str]:
+    """The versions of the packages behind the candidates; "none" for one that is not installed."""
+    owners = packages_distributions()
+    modules = {"torch", *(m.partition(".")[0] for b, _ in pairs for m in b.modules)}
+    return [
+        f"{name} {version(name)}" if module in owners else f"{module} none"
+        for module in sorted(modules)
+        for name in sorted(set(owners.get(module, [module])))
+    ]

@@ -1,0 +1,138 @@
+"""What an earlier race tells the next one, and what it does not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ridgeline
+from ridgeline.backends.backend import Backend, Dtype, Runnable, Setting
+from ridgeline.backends.choices import Choices, Outcome, Past, key_of
+from ridgeline.backends.choose import optimize
+from ridgeline.backends.eager import Eager
+from ridgeline.backends.result import Candidate
+from ridgeline.graph import Graph
+
+X = torch.randn(2, 8)
+SLOW_LAYERS = 400
+
+
+class Slow(Eager):
+    """Computes the same many times over."""
+
+    name = "slow"
+
+    def build(self, graph: Graph, setting: Setting) -> Runnable:
+        """The eager callable, with work before it."""
+        run = super().build(graph, setting)
+
+        def late(*inputs: Tensor) -> tuple[Tensor, ...]:
+            for _ in range(SLOW_LAYERS):
+                run(*inputs)
+            return run(*inputs)
+
+        return late
+
+
+PAIRS: list[tuple[type[Backend], Dtype]] = [(Eager, "fp32"), (Slow, "fp32"), (Eager, "bf16")]
+
+
+def graph_of(model: nn.Module | None = None) -> Graph:
+    return ridgeline.capture(model or nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval(), (X,))
+
+
+def outcome(*past: Past) -> Outcome:
+    return Outcome("2026-01-02", past)
+
+
+def test_the_slower_of_a_dtype_are_refused_with_times_and_a_way_out() -> None:
+    before = outcome(
+        Past("eager", "fp32", 0.001), Past("slow", "fp32", 0.4), Past("eager", "bf16", 0.9)
+    )
+    first, second, third = before.refusals(PAIRS)
+    assert (first, third) == (None, None)
+    assert second == "slower on 2026-01-02: 400 ms, eager 1.00 ms; --fresh tries it again"
+
+
+def test_the_close_and_the_unknown_are_tried() -> None:
+    before = outcome(Past("eager", "fp32", 1.0), Past("slow", "fp32", 1.09))
+    assert before.refusals(PAIRS) == [None, None, None]
+
+
+def test_a_second_run_spares_what_was_slower(tmp_path: Path) -> None:
+    choices, graph = Choices(tmp_path / "choices"), graph_of()
+
+    def run(*, is_fresh: bool = False) -> dict[str, str | None]:
+        found = optimize(
+            graph,
+            (X,),
+            dtypes=("fp32",),
+            backends=(Eager, Slow),
+            repeats=2,
+            choices=choices,
+            is_fresh=is_fresh,
+        )
+        assert found.best.backend == "eager"
+        assert found.best.max_error is not None
+        return {c.backend: c.skipped for c in found.candidates}
+
+    assert run() == {"eager": None, "slow": None}
+    for _ in range(2):  # nothing is forgotten by a run that did not try it
+        again = run()
+        assert again["eager"] is None
+        assert str(again["slow"]).startswith("slower on ")
+    assert run(is_fresh=True) == {"eager": None, "slow": None}
+
+
+def test_where_the_winner_is_gone_all_are_raced_again(tmp_path: Path) -> None:
+    choices, graph = Choices(tmp_path), graph_of()
+    given = {"dtypes": ("fp32",), "backends": (Eager, Slow), "repeats": 2, "choices": choices}
+    optimize(graph, (X,), **given)  # type: ignore[arg-type]
+    (file,) = tmp_path.glob("*.json")
+    kept = file.read_text()
+    assert '"eager"' in kept
+    # as if another one, which does not run now, had beaten both
+    file.write_text(kept.replace('"ran":[', '"ran":[{"backend":"x","dtype":"fp32","time_s":1e-9},'))
+    found = optimize(graph, (X,), **given)  # type: ignore[arg-type]
+    assert found.best.backend == "eager"
+    assert all(c.skipped is None for c in found.candidates)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"date": 3}', b"\xff\xfe", b"x" * 10])
+def test_a_file_that_is_none_of_ours_is_as_good_as_none(tmp_path: Path, content: bytes) -> None:
+    choices = Choices(tmp_path)
+    (tmp_path / "key.json").write_bytes(content)
+    assert choices.recall("key") is None
+
+
+def test_where_nothing_can_be_kept_nothing_happens(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    Choices(file).keep("key", [Candidate(backend="eager", dtype="fp32", time_s=1.0)], None)
+    assert Choices(file).recall("key") is None
+
+
+def test_what_did_not_run_is_not_kept(tmp_path: Path) -> None:
+    choices = Choices(tmp_path)
+    ran = Candidate(backend="eager", dtype="fp32", time_s=1.0)
+    choices.keep("key", [ran, replace(ran, backend="bad", skipped="wrong")], None)
+    kept = choices.recall("key")
+    assert kept is not None
+    assert kept.ran == (Past("eager", "fp32", 1.0),)
+
+
+def test_the_key_depends_on_all_that_decides() -> None:
+    graph, pairs = graph_of(), PAIRS
+    key = key_of(graph, pairs, 2, "")
+    assert key == key_of(graph_of(), pairs, 2, "")
+    other = graph_of(nn.Sequential(nn.Linear(8, 8), nn.GELU()).eval())
+    keys = {
+        key,
+        key_of(other, pairs, 2, ""),
+        key_of(graph, pairs[:1], 2, ""),
+        key_of(graph, pairs, 1, ""),
+        key_of(graph, pairs, 2, "tolerance 0.1"),
+    }
+    assert len(keys) == 5
