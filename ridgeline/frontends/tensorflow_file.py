@@ -69,7 +69,7 @@ def _convert(source: Path, target: Path) -> None:
     reason = (lines[-1] if lines else f"exit status {child.returncode}")[:300].rstrip(".")
     if child.returncode == tensorflow_child.MISSING:
         raise MissingExtra(
-            f"{source} needs the extra tensorflow: pip install 'ridgeline[tensorflow]' ({reason})."
+            f"{source} needs the extra tf: pip install 'ridgeline[tf]' ({reason})."
         )
     if child.returncode or not target.is_file():
         raise TargetError(f"{source} does not convert to ONNX: {reason}.")

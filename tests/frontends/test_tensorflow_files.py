@@ -20,7 +20,7 @@ from ridgeline.frontends.tensorflow_file import is_tensorflow
 
 HAS_TENSORFLOW = all(find_spec(name) for name in ("tensorflow", "tf2onnx"))
 needs_tensorflow = pytest.mark.skipif(
-    not HAS_TENSORFLOW, reason="needs the extra tensorflow: pip install 'ridgeline[tensorflow]'"
+    not HAS_TENSORFLOW, reason="needs the extra tf: pip install 'ridgeline[tf]'"
 )
 # Writes a SavedModel, the same frozen, an input and its output.
 WRITER = """
@@ -76,9 +76,7 @@ def test_a_damaged_graph_says_so(tmp_path: Path) -> None:
 def test_without_tensorflow_the_extra_is_named(tmp_path: Path) -> None:
     path = tmp_path / "m.pb"
     path.write_bytes(b"")
-    with pytest.raises(
-        MissingExtra, match=r"needs the extra tensorflow: .*\[tensorflow\]"
-    ) as caught:
+    with pytest.raises(MissingExtra, match=r"needs the extra tf: .*\[tf\]") as caught:
         load_model(Request(target=str(path)))
     assert "\n" not in str(caught.value)
 

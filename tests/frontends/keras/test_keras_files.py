@@ -4,6 +4,8 @@ import contextlib
 import copy
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +103,36 @@ def test_a_good_file_is_read(write: Write) -> None:
         (x,) = loaded.inputs
         wanted = (x.sum(1, keepdim=True) + 1).relu().expand(5, 2)  # type: ignore[attr-defined]
         assert (loaded.module(x) - wanted).abs().max() < 1e-5
+
+
+def test_calls_as_keras_2_writes_them(write: Write) -> None:
+    old = {**DENSE, "inbound_nodes": [[["x", 0, 0, {}]]]}
+    del old["module"]
+    both = [capture_target(Request(target=str(write(functional(d))))) for d in (DENSE, old)]
+    assert both[0].digest == both[1].digest
+
+
+def test_weights_where_keras_2_puts_them(write: Write) -> None:
+    data = weights(
+        _layer_checkpoint_dependencies__dense__vars__0=np.ones((3, 2), "f4"),
+        _layer_checkpoint_dependencies__dense__vars__1=np.ones(2, "f4"),
+    )
+    loaded = load_model(Request(target=str(write(data=data))))
+    assert [float(p.min()) for p in loaded.module.parameters()] == [1, 1]
+
+
+def test_without_h5py_the_extra_is_named(write: Write) -> None:
+    code = (
+        "import sys; sys.modules['h5py'] = None\n"
+        "from ridgeline.frontends import Request, load_model\n"
+        f"load_model(Request(target={str(write())!r}))"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    last = child.stderr.strip().splitlines()[-1]
+    assert last.startswith("ridgeline.errors.MissingExtra: ")
+    assert "needs the extra keras: pip install 'ridgeline[keras]'" in last
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip at all", b"PK\x03\x04" + b"\0" * 64])
