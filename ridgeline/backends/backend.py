@@ -40,7 +40,8 @@ class Backend(ABC):
 
     dtypes: what it computes in. extra: the optional dependency that it needs, and `modules`, what
     that installs. files: what `build` leaves in the folder to keep, for `load`; is_native: whether
-    they hold code for this processor, which runs only where its author is known.
+    they hold code for this processor, which runs only where its author is known. declines: passes
+    whose results it runs slower than what they replace.
     """
 
     name: ClassVar[str]
@@ -49,6 +50,7 @@ class Backend(ABC):
     modules: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
     is_native: ClassVar[bool] = False
+    declines: ClassVar[tuple[str, ...]] = ()
 
     def compile(
         self,

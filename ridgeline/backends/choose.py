@@ -80,10 +80,12 @@ def optimize(
     refusals = [_refusal(b, d, is_named=backends is not None) for b, d in pairs]
     tell("passes", 0.0)
     steps = run_passes(graph, skip=skip)
+    forms = {b.declines: _form(graph, steps, skip, b.declines) for b, _ in pairs}
     tell("reference", 0.0)
     task = _Task(
         graph=graph,
         steps=steps,
+        forms=forms,
         inputs=tuple(inputs),
         sets=sets,
         expected=Reference().compile(graph)(*inputs),
@@ -105,12 +107,25 @@ def optimize(
     return found
 
 
+def _form(
+    graph: Graph, steps: tuple[PassStep, ...], skip: Sequence[str], declined: Sequence[str]
+) -> tuple[PassStep, ...]:
+    """The passes without those that were declined, where these did anything."""
+    if not any(step.diff for step in steps if step.name in declined):
+        return steps
+    return run_passes(graph, skip=(*skip, *declined))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Task:
-    """What was asked for, and what is the same however often it is raced."""
+    """What was asked for, and what is the same however often it is raced.
+
+    steps: every pass. forms: those for the backends that decline these passes.
+    """
 
     graph: Graph
     steps: tuple[PassStep, ...]
+    forms: Mapping[tuple[str, ...], tuple[PassStep, ...]]
     inputs: tuple[Tensor, ...]
     sets: tuple[tuple[Tensor, ...], ...]
     expected: Sequence[Tensor]
@@ -125,8 +140,19 @@ class _Task:
 
     @property
     def folded(self) -> Graph:
-        """The graph after the passes."""
+        """The graph after every pass."""
         return self.steps[-1].graph if self.steps else self.graph
+
+    def steps_of(self, candidate: Candidate) -> tuple[PassStep, ...]:
+        """The passes that a candidate's graph went through."""
+        return next(self.forms[b.declines] for b, _ in self.pairs if b.name == candidate.backend)
+
+    def form_of(self, candidate: Candidate) -> Graph:
+        """The graph that a candidate got: as captured, for the baseline."""
+        if candidate.backend == _BASELINE:
+            return self.graph
+        steps = self.steps_of(candidate)
+        return steps[-1].graph if steps else self.graph
 
     def remembered(
         self, refusals: Sequence[str | None], before: Outcome | None
@@ -145,7 +171,7 @@ class _Task:
         """The outcome. Raises BackendError where no candidate is left."""
         with tempfile.TemporaryDirectory(prefix="ridgeline-") as name:
             folder = Path(name)
-            plans = _plans(folder, self.pairs, refusals)
+            plans = _plans(folder, self, refusals)
             jobs = _write_jobs(folder, self, plans)
             race = Race(
                 plans=plans,
@@ -173,10 +199,10 @@ class _Task:
         best: Candidate,
         files: Mapping[str, bytes],
     ) -> Optimized:
-        waterfall = _waterfall(self.graph, self.folded, baseline, tried, best, self.predict)
+        waterfall = _waterfall(self, baseline, tried, best)
         return Optimized(
-            graph=self.folded,
-            passes=self.steps,
+            graph=self.form_of(best),
+            passes=self.steps_of(best),
             candidates=tried,
             baseline=baseline,
             best=best,
@@ -214,26 +240,24 @@ def _refusal(backend: type[Backend], dtype: Dtype, *, is_named: bool) -> str | N
     return None
 
 
-def _plans(
-    folder: Path,
-    pairs: Sequence[tuple[type[Backend], Dtype]],
-    refusals: Sequence[str | None],
-) -> list[Plan]:
-    """The baseline, then one per backend and dtype."""
-    captured, folded = folder / "captured.pt2", folder / "folded.pt2"
+def _plans(folder: Path, task: _Task, refusals: Sequence[str | None]) -> list[Plan]:
+    """The baseline, then one per backend and dtype, and the files of their graphs."""
+    files = {declined: folder / f"form-{n}.pt2" for n, declined in enumerate(task.forms)}
+    captured = folder / "captured.pt2"
+    graphs.save(task.graph, captured)
+    for declined, steps in task.forms.items():
+        graphs.save(steps[-1].graph if steps else task.graph, files[declined])
     return [
         Plan(backend=Eager, dtype="fp32", graph=captured, refusal=None),
         *(
-            Plan(backend=backend, dtype=dtype, graph=folded, refusal=refusal)
-            for (backend, dtype), refusal in zip(pairs, refusals, strict=True)
+            Plan(backend=backend, dtype=dtype, graph=files[backend.declines], refusal=refusal)
+            for (backend, dtype), refusal in zip(task.pairs, refusals, strict=True)
         ),
     ]
 
 
 def _write_jobs(folder: Path, task: _Task, plans: Sequence[Plan]) -> list[Job]:
-    """The files that the children read, and one job per plan."""
-    graphs.save(task.graph, plans[0].graph)
-    graphs.save(task.folded, folder / "folded.pt2")
+    """The files of inputs that the children read, and one job per plan."""
     inputs_path, sets_path = folder / "inputs.pt", folder / "calibration.pt"
     torch.save([i.detach() for i in task.inputs], inputs_path)
     torch.save([[i.detach() for i in given] for given in task.sets], sets_path)
@@ -292,39 +316,30 @@ def _best_of(candidates: Sequence[Candidate]) -> Candidate | None:
 
 
 def _waterfall(
-    graph: Graph,
-    folded: Graph,
-    baseline: Candidate,
-    candidates: Sequence[Candidate],
-    best: Candidate,
-    predict: Predict | None,
+    task: _Task, baseline: Candidate, candidates: Sequence[Candidate], best: Candidate
 ) -> tuple[Step, ...]:
     """The graph as captured, its folded form, the best compiled one per dtype, the bound."""
     fp32 = [c for c in candidates if c.dtype == "fp32"]
-    stages: list[tuple[str, Candidate | None, Graph, Dtype, Execution]] = [
-        ("eager", baseline, graph, "fp32", "eager"),
-        ("folded", _best_of([c for c in fp32 if c.backend == "eager"]), folded, "fp32", "eager"),
-        (
-            "compiled fp32",
-            _best_of([c for c in fp32 if c.backend != "eager"]),
-            folded,
-            "fp32",
-            "compiled",
-        ),
+    eager = _best_of([c for c in fp32 if c.backend == "eager"])
+    compiled = _best_of([c for c in fp32 if c.backend != "eager"])
+    stages: list[tuple[str, Candidate | None, Execution]] = [
+        ("eager", baseline, "eager"),
+        ("folded", eager, "eager"),
+        ("compiled fp32", compiled, "compiled"),
     ]
     for dtype in _LOWER:
-        lower = _best_of([c for c in candidates if c.dtype == dtype])
-        stages.append((dtype, lower, folded, dtype, "compiled"))
+        stages.append((dtype, _best_of([c for c in candidates if c.dtype == dtype]), "compiled"))
+
+    def predicted_s(candidate: Candidate, execution: Execution) -> float | None:
+        graph = task.form_of(candidate)
+        return task.predict(graph, candidate.dtype, execution) if task.predict else None
+
     steps = [
-        Step(
-            step=name,
-            measured_s=candidate.time_s,
-            predicted_s=predict(of, dtype, execution) if predict else None,
-        )
-        for name, candidate, of, dtype, execution in stages
-        if candidate is not None
+        Step(step=name, measured_s=c.time_s, predicted_s=predicted_s(c, execution))
+        for name, c, execution in stages
+        if c is not None
     ]
-    bound = predict(folded, best.dtype, "roofline") if predict else None
+    bound = predicted_s(best, "roofline")
     return (*steps, Step(step="roofline", measured_s=None, predicted_s=bound))
 
 

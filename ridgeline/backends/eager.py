@@ -9,6 +9,7 @@ class Eager(Backend):
     """Calls the graph's module as it stands."""
 
     name = "eager"
+    declines = ("join_linears",)
 
     def build(self, graph: Graph, setting: Setting) -> Runnable:
         """The module's own forward."""

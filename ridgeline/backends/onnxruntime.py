@@ -46,6 +46,7 @@ class OnnxRuntime(Backend):
     extra = "onnxruntime"
     modules = ("onnxruntime", "onnx", "onnxscript")
     files = (MODEL, WEIGHTS)
+    declines = ("join_linears",)
 
     def build(self, graph: Graph, setting: Setting) -> Runnable:
         """The session of the exported model, which is kept when a folder is given."""

@@ -37,6 +37,7 @@ class OpenVino(Backend):
     extra = "openvino"
     modules = ("openvino", "nncf")
     files = (MODEL, WEIGHTS)
+    declines = ("join_linears",)
 
     def lower(self, graph: Graph, dtype: Dtype) -> Graph:
         """The graph in fp32: OpenVINO lowers it from there."""

@@ -103,3 +103,10 @@ class Calibrated(Eager):
         assert setting.keep is not None
         (setting.keep / "sets.txt").write_text(str(len(setting.calibration)))
         return super().build(graph, setting)
+
+
+class Joining(Eager):
+    """Eager PyTorch that takes every pass."""
+
+    name = "joining"
+    declines = ()

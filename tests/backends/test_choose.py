@@ -14,7 +14,7 @@ import fakes
 import pytest
 import torch
 from small_models import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ridgeline.backends import choose
 from ridgeline.backends.agreement import compare
@@ -287,3 +287,28 @@ def test_a_timing_counts_clean_samples_where_there_are_enough() -> None:
     noisy = Timing(times_s=(1.0, 2.0, 3.0, 90.0), is_clean=(False,) * 4)
     assert noisy.time_s == 1.5
     assert Timing().time_s is None
+
+
+class Siblings(nn.Module):
+    """Three linears of one input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return sum(part(x).relu() for part in self.parts)
+
+
+def test_a_backend_gets_no_pass_that_it_declines() -> None:
+    x = torch.randn(4, 16)
+    graph = capture(Siblings().eval(), (x,))
+    linears = {}
+    for backend in (Eager, fakes.Joining):
+        found = optimize(graph, (x,), dtypes=("fp32",), backends=(backend,), repeats=2)
+        linears[backend.name] = sum(node.op == "linear" for node in found.graph.nodes)
+        changed = {step.name for step in found.passes if step.diff}
+        assert ("join_linears" in changed) is (backend is fakes.Joining)
+    assert linears == {"eager": 3, "joining": 1}
+    both = optimize(graph, (x,), dtypes=("fp32",), backends=(Eager, fakes.Joining), repeats=2)
+    assert [c.skipped for c in both.candidates] == [None, None]
