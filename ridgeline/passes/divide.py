@@ -1,6 +1,6 @@
 """Divided projections: a linear of which only slices are read becomes a linear for each."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -13,16 +13,6 @@ from ridgeline.passes.match import argument
 from ridgeline.passes.views import Views
 
 _aten = torch.ops.aten
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one reader takes of a linear's result. rows: of the weight; map: of a linear on those
-    rows alone, what the reader reads.
-    """
-
-    rows: tuple[int, ...]
-    map: IndexMap
 
 
 def divide_linears(graph: Graph) -> Graph:
@@ -45,17 +35,21 @@ def _divide(edit: Edit, views: Views, linear: fx.Node) -> None:
     operands = argument(linear, "weight"), argument(linear, "bias")
     if any(o is not None and o not in weights for o in operands) or not value.dim():
         return
-    readers = _readers(views, linear)
-    shares = {reader: _share(views.origin(reader)[1], value) for reader in readers}
-    if not shares or any(s is None or len(s.rows) == value.shape[-1] for s in shares.values()):
+    maps = {reader: views.origin(reader)[1] for reader in _readers(views, linear)}
+    taken = {reader: _rows(map_, value) for reader, map_ in maps.items()}
+    groups = _groups([rows for rows in taken.values() if rows is not None])
+    if None in taken.values() or any(len(rows) == value.shape[-1] for rows in groups):
         return
-    made: dict[tuple[int, ...], fx.Node] = {}
-    for reader, share in shares.items():
-        assert share is not None
-        if share.rows not in made:
-            made[share.rows] = _linear_of_rows(edit, linear, share.rows)
-        new = views.spell(made[share.rows], share.map, reader)
-        edit.replace_uses(reader, new)
+    home = {row: group for group in groups for row in group}
+    width = int(value.shape[-1])
+    new = {r: _within(m, width, home[m.offset]) for r, m in maps.items()}
+    if None in new.values():
+        return
+    made = {group: _linear_of_rows(edit, linear, group) for group in groups}
+    for reader, map_ in new.items():
+        assert map_ is not None
+        view = views.spell(made[home[maps[reader].offset]], map_, reader)
+        edit.replace_uses(reader, view)
         edit.sweep(reader)
 
 
@@ -71,46 +65,58 @@ def _readers(views: Views, linear: fx.Node) -> list[fx.Node]:
     return list(dict.fromkeys(found))
 
 
-def _share(map_: IndexMap, value: Tensor) -> Share | None:
-    """What a map takes of [..., width]; None where that is not the same features of every row."""
+def _rows(map_: IndexMap, value: Tensor) -> tuple[int, ...] | None:
+    """The features that a map takes of [..., width]; None where they are not the same features of
+    every row, each row's once.
+    """
     width, lead = int(value.shape[-1]), prod(int(d) for d in value.shape[:-1])
-    parts = split_at(tuple(d for d in map_.digits if d[1]), width)
-    first = map_.offset
-    if parts is None or first >= width or len(map_.digits) != sum(d[1] > 0 for d in map_.digits):
+    if map_.offset >= width or any(stride == 0 for _, stride in map_.digits):
+        return None
+    parts = split_at(map_.digits, width)
+    if parts is None:
         return None
     outer, inner = parts
-    if first + sum((size - 1) * stride for size, stride in inner) >= width:
-        return None
-    if merged(sorted(outer, key=lambda d: -d[1])) != merged([(lead, width)]):
-        return None
-    rows, packed = _packed(inner)
-    digits = _renumbered(map_, width, len(rows), packed)
-    new = IndexMap(0, merged(digits), map_.shape)
-    return Share(tuple(first + r for r in rows), new) if new.numel == lead * len(rows) else None
+    is_every_row = merged(sorted(outer, key=lambda d: -d[1])) == merged([(lead, width)])
+    rows = [map_.offset + row for row in _sums(inner)]
+    is_once = len(set(rows)) == len(rows) and max(rows) < width
+    return tuple(rows) if is_every_row and is_once else None
 
 
-def _packed(inner: Digits) -> tuple[list[int], dict[int, int]]:
-    """The features that digits name, in order, and each digit's stride among them alone."""
-    rows, strides, step = [0], {}, 1
-    for size, stride in sorted(inner, key=lambda d: d[1]):
-        strides[stride] = step
-        step *= size
-        rows = [k * stride + row for k in range(size) for row in rows]
-    return rows, strides
+def _sums(digits: Digits) -> list[int]:
+    """What every combination of digits is worth."""
+    sums = [0]
+    for size, stride in digits:
+        sums = [s + k * stride for s in sums for k in range(size)]
+    return sums
 
 
-def _renumbered(
-    map_: IndexMap, width: int, count: int, packed: dict[int, int]
-) -> list[tuple[int, int]]:
-    """The map's digits once each row holds `count` features, not `width`."""
-    digits = []
+def _groups(taken: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Features that one reader takes together are in one group, in order; groups share none."""
+    groups: list[set[int]] = []
+    for rows in taken:
+        apart = [g for g in groups if not g & set(rows)]
+        groups = [*apart, set(rows).union(*(g for g in groups if g & set(rows)))]
+    return [tuple(sorted(group)) for group in groups]
+
+
+def _within(map_: IndexMap, width: int, group: tuple[int, ...]) -> IndexMap | None:
+    """The map, of a linear that makes only the features of a group; None where it is no IndexMap."""
+    place = {row: k for k, row in enumerate(group)}
+    first, digits, before, after = place[map_.offset], [], [], []
     for digit in map_.digits:
         parts = split_at((digit,), width)
         assert parts is not None
         outer, inner = parts
-        digits += [(size, stride // width * count) for size, stride in outer]
-        digits += [(size, packed[stride]) for size, stride in inner]
-    return digits
+        digits += [(size, stride // width * len(group)) for size, stride in outer]
+        for size, stride in inner:
+            step = place[map_.offset + stride] - first
+            digits.append((size, step))
+            before.append((size, stride))
+            after.append((size, step))
+    rows = zip(_sums(tuple(before)), _sums(tuple(after)), strict=True)
+    if any(place[map_.offset + old] != first + new for old, new in rows):
+        return None
+    return IndexMap(first, merged(digits), map_.shape)
 
 
 def _linear_of_rows(edit: Edit, linear: fx.Node, rows: tuple[int, ...]) -> fx.Node:

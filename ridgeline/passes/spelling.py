@@ -61,6 +61,17 @@ _SOFTMAXES = {
 _REDUCTIONS = ("aten.mean.dim", "aten.sum.dim_IntList", "aten.amax.default", "aten.amin.default")
 _WITH_DIM = (_aten.softmax.int, _aten.log_softmax.int, _aten.cat.default)
 _NORMS = ("aten.layer_norm", "aten.group_norm", "aten.batch_norm", "aten.instance_norm")
+# Fills that say their shape or type another way -> what they fill with.
+_FILLS = {
+    "aten.zeros": 0,
+    "aten.zeros_like": 0,
+    "aten.new_zeros": 0,
+    "aten.ones": 1,
+    "aten.ones_like": 1,
+    "aten.new_ones": 1,
+    "aten.full_like": 0,
+    "aten.new_full": 0,
+}
 _SPLITS = ("aten.split", "aten.split_with_sizes", "aten.chunk", "aten.unbind", "aten.tensor_split")
 Speller = Callable[[Edit, Matcher, fx.Node], fx.Node | None]
 
@@ -207,6 +218,20 @@ def _split(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | None:
     start = sum(int(part.shape[dim]) for part in parts[:index])
     end = start + int(parts[index].shape[dim])
     return edit.call(_aten.slice.Tensor, (whole, dim, start, end, 1), node)
+
+
+def _fill(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | None:
+    """A fill, whatever it takes its shape or type from."""
+    packet = packet_of(node.target)
+    if packet not in _FILLS or not _is_static(node):
+        return None
+    given = arguments(node)
+    number = given.get("fill_value", _FILLS[packet])
+    if not isinstance(number, int | float):
+        return None
+    value = _value(node)
+    how = {"dtype": value.dtype, "device": value.device, "pin_memory": False}
+    return edit.call(_aten.full.default, (list(value.shape), number), node, how)
 
 
 def _norm(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | None:
@@ -406,6 +431,7 @@ _SPELLERS: tuple[Speller, ...] = (
     _softmax,
     _dims_from_front,
     _reduction,
+    _fill,
     _norm,
     _embedding,
     _clamp,

@@ -232,61 +232,96 @@ def _sink_pointwise(edit: Edit, views: Views, node: fx.Node) -> fx.Node | None:
     wide = [n for n in node.all_input_nodes if n.meta["val"].numel() != 1]
     whole = [n for n in wide if tuple(n.meta["val"].shape) == shape]
     thin = [n for n in wide if n not in whole]
-    found = [views.origin(n) for n in whole]
-    maps = {map_ for _, map_ in found}
-    shapes = {tuple(root.meta["val"].shape) for root, _ in found}
+    ones = [n for n in node.all_input_nodes if n not in wide]
+    found = {n: views.origin(n) for n in whole}
+    maps = {map_ for _, map_ in found.values()}
+    shapes = {tuple(root.meta["val"].shape) for root, _ in found.values()}
     if len(maps) != 1 or len(shapes) != 1:
-        return None
+        return None if thin or ones else _reshape_like_one(edit, views, node, found)
     (map_,), (before,) = maps, shapes
     if not map_.is_bijective(prod(before)) or map_.is_identity(before):
         return None
-    if thin and not _leaves_tails(map_, before, thin):
-        return None
-    ones = [n for n in node.all_input_nodes if n not in wide]
     if any(n.meta["val"].dim() > len(before) for n in ones):
         return None
-    roots = {n: root for n, (root, _) in zip(whole, found, strict=True)}
-    return _work_first(edit, views, node, roots, map_)
+    if thin and not _leaves_rows(edit, map_, before, thin):
+        return None
+    swap = {n: root for n, (root, _) in found.items()}
+    swap |= {n: edit.call(_aten.reshape.default, (n, [before[-1]]), node) for n in thin}
+    return _work_first(edit, views, node, swap, map_)
 
 
-def _leaves_tails(map_: IndexMap, before: Sequence[int], thin: Sequence[fx.Node]) -> bool:
-    """Whether rows stay rows, and the operands that are broadcast only vary along a row."""
-    width = map_.shape[-1]
-    is_row = before[-1] == width and map_.rows(width) is not None
-    return is_row and all(tuple(n.meta["val"].shape) == (width,) for n in thin)
+def _reshape_like_one(
+    edit: Edit, views: Views, node: fx.Node, found: dict[fx.Node, tuple[fx.Node, IndexMap]]
+) -> fx.Node | None:
+    """Work in the shape that one operand had before a reshape: of several, the one of the most
+    dimensions.
+    """
+    shape = tuple(node.meta["val"].shape)
+    shapes = [
+        tuple(root.meta["val"].shape)
+        for root, map_ in found.values()
+        if map_.keeps_order(root.meta["val"].numel())
+    ]
+    best = max(shapes, key=lambda s: (len(s), s), default=shape)
+    if best == shape:
+        return None
+    swap = {n: views.spell(root, map_.reshaped(best), node) for n, (root, map_) in found.items()}
+    return _work_first(edit, views, node, swap, identity(best).reshaped(shape))
+
+
+def _leaves_rows(
+    edit: Edit, map_: IndexMap, before: Sequence[int], thin: Sequence[fx.Node]
+) -> bool:
+    """Whether the source's rows stay whole, and the other operands are weights that vary along a
+    row and from row to row not.
+    """
+    shapes = {tuple(n.meta["val"].shape) for n in thin}
+    if len(shapes) != 1 or any(n not in edit.weights() for n in thin):
+        return False
+    (tail,) = shapes
+    lead = len(map_.shape) - len(tail)
+    if not before or prod(tail) != before[-1] or map_.shape[lead:] != tail:
+        return False
+    return map_.reshaped((*map_.shape[:lead], before[-1])).rows(before[-1]) is not None
 
 
 def _sink_rows(edit: Edit, views: Views, node: fx.Node, count: int) -> fx.Node | None:
-    """For work along the last `count` dimensions."""
+    """For work along the last `count` dimensions. Views that take rows apart stay in front, and the
+    work is on one dimension of rows.
+    """
     source = node.args[0]
     assert isinstance(source, fx.Node)
     root, map_ = views.origin(source)
     before, after = tuple(root.meta["val"].shape), tuple(node.meta["val"].shape)
-    tail = map_.shape[len(map_.shape) - count :]
-    if map_.is_identity(before) or before[len(before) - count :] != tail:
+    lead = len(map_.shape) - count
+    tail = map_.shape[lead:]
+    width, made = prod(tail), after[lead:]
+    if map_.is_identity(before):
         return None
-    width = prod(tail)
-    rows = map_.reshaped((*map_.shape[: len(map_.shape) - count], width)).rows(width)
-    if rows is None or not map_.is_bijective(prod(before)):
+    rows = map_.reshaped((*map_.shape[:lead], width)).rows(width)
+    is_kept = rows is not None and before[len(before) - count :] == tail
+    if rows is not None and is_kept and map_.is_bijective(prod(before)):
+        last = rows.widened(prod(made)).reshaped(after)
+        return _work_first(edit, views, node, {source: root}, last)
+    if lead <= 1:
         return None
-    made = rows.widened(prod(after[len(after) - count :])).reshaped(after)
-    rank_changes = {"dim": len(before) - 1} if node.target is _aten.softmax.int else {}
-    return _work_first(edit, views, node, {source: root}, made, rank_changes)
+    flat = views.spell(root, map_.reshaped((prod(map_.shape[:lead]), *tail)), node)
+    return _work_first(edit, views, node, {source: flat}, identity(after))
 
 
 def _work_first(
     edit: Edit,
     views: Views,
     node: fx.Node,
-    roots: dict[fx.Node, fx.Node],
+    swap: dict[fx.Node, fx.Node],
     map_: IndexMap,
-    changes: dict[str, int] | None = None,
 ) -> fx.Node:
+    """The view `map_` of the same work on other operands."""
     assert isinstance(node.target, torch._ops.OpOverload)
-    args = fx.map_arg(node.args, lambda n: roots.get(n, n))
-    kwargs = fx.map_arg(node.kwargs, lambda n: roots.get(n, n))
-    if changes:
-        args = (args[0], changes["dim"], *args[2:])
+    args = fx.map_arg(node.args, lambda n: swap.get(n, n))
+    kwargs = fx.map_arg(node.kwargs, lambda n: swap.get(n, n))
+    if node.target is _aten.softmax.int:
+        args = (args[0], -1, *args[2:])
     new = edit.call(node.target, args, node, kwargs)
     return views.spell(new, map_, node)
 

@@ -127,6 +127,7 @@ class DecoderConfig:
     length: int = 12
     epsilon: float = 1e-5
     is_causal: bool = True
+    window: int | None = None
 
 
 class RMSNorm(nn.Module):
@@ -152,6 +153,8 @@ class DecoderBlock(nn.Module):
         self.k, self.v = (nn.Linear(c.width, narrow, bias=False) for _ in range(2))
         self.gate, self.up = (nn.Linear(c.width, c.hidden, bias=False) for _ in range(2))
         self.down = nn.Linear(c.hidden, c.width, bias=False)
+        near = torch.ones(c.length, c.length, dtype=torch.bool).tril()
+        self.register_buffer("near", near.triu(1 - (c.window or c.length)))
 
     def forward(self, x_BTD: Tensor, cos_Td: Tensor, sin_Td: Tensor) -> Tensor:
         B, T, D = x_BTD.shape
@@ -167,7 +170,8 @@ class DecoderBlock(nn.Module):
             q_BHTd,
             k_BHTd,
             v_BHTd,
-            is_causal=self.c.is_causal,
+            attn_mask=None if self.c.window is None else self.near,
+            is_causal=self.c.is_causal and self.c.window is None,
             enable_gqa=self.c.heads != self.c.kv_heads,
         )
         x_BTD = x_BTD + self.o(y_BHTd.transpose(1, 2).reshape(B, T, D))
@@ -215,7 +219,7 @@ def lstm() -> Built:
     return Lstm().eval(), (torch.randint(50, (3, 7)),)
 
 
-def decoder(**changes: int | float | bool) -> Built:
+def decoder(**changes: float) -> Built:
     config = replace(DecoderConfig(), **changes)  # type: ignore[arg-type]
     return Decoder(config).eval(), (torch.randint(config.words, (2, config.length)),)
 
