@@ -1,6 +1,7 @@
 """The normal form: what a network is, whatever framework wrote it."""
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 
 from ridgeline.errors import GraphError
 from ridgeline.graph import Graph, Phase
@@ -47,7 +48,7 @@ NORMAL_PASSES: tuple[Pass, ...] = (
     settle_constants,
     order_nodes,
 )
-# One pass makes room for another; the zoo needs three rounds.
+# One pass makes room for another; networks need two or three rounds.
 _MOST_ROUNDS = 8
 
 
@@ -65,9 +66,10 @@ def normal_form(graph: Graph, passes: Sequence[Pass] = NORMAL_PASSES) -> Graph:
             f"graph {graph.name} has no normal form: it is in training, has folded layers or has "
             "no weights; capture it for inference, with weights and fold_layers=False."
         )
-    for _ in range(_MOST_ROUNDS):
-        after = run_passes(graph, passes)[-1].graph
-        if after.digest == graph.digest:
+    settled = 0
+    for one in islice(cycle(passes), _MOST_ROUNDS * len(passes)):
+        after = run_passes(graph, [one])[-1].graph
+        settled, graph = (settled + 1, graph) if after.digest == graph.digest else (0, after)
+        if settled == len(passes):
             break
-        graph = after
     return graph
