@@ -4,6 +4,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from small_models import randomise_norms
@@ -52,7 +53,7 @@ class ResNet18(nn.Module):
                     BasicBlock(before, after, 1 if before == after else 2),
                     BasicBlock(after, after, 1),
                 )
-                for before, after in zip(widths, widths[1:], strict=False)
+                for before, after in pairwise(widths)
             )
         )
         self.fc = nn.Linear(8 * width, num_classes)

@@ -4,6 +4,7 @@ three and three where it has one.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -25,9 +26,7 @@ class Writer:
         """The first output of a new node."""
         return self.ops(kind, *inputs, outputs=outputs, **attributes)[0]
 
-    def ops(
-        self, kind: str, *inputs: str, outputs: int, **attributes: object
-    ) -> tuple[str, ...]:
+    def ops(self, kind: str, *inputs: str, outputs: int, **attributes: object) -> tuple[str, ...]:
         """All outputs of a new node."""
         names = tuple(f"n{len(self.nodes)}_{k}" for k in range(outputs))
         self.nodes.append(helper.make_node(kind, list(inputs), list(names), **attributes))
@@ -89,9 +88,7 @@ def resnet18(model: ResNet18) -> ModelProto:
     return w.model(("image", TensorProto.FLOAT, [2, 3, 64, 64]), made, [2, 10], 11)
 
 
-def _conv_norm(
-    w: Writer, x: str, conv: nn.Module, norm: nn.Module, *, pads: Sequence[int]
-) -> str:
+def _conv_norm(w: Writer, x: str, conv: nn.Module, norm: nn.Module, *, pads: Sequence[int]) -> str:
     x = w.op(
         "Conv",
         x,
@@ -127,9 +124,7 @@ def vit(model: ViT) -> ModelProto:
         x = _vit_block(w, x, block, heads, width)
     x = _layer_norm(w, x, model.norm)
     x = w.op("Gather", x, w.weight(0, "i"), axis=1)
-    made = w.op(
-        "Gemm", x, w.weight(model.head.weight), w.weight(model.head.bias), transB=1
-    )
+    made = w.op("Gemm", x, w.weight(model.head.weight), w.weight(model.head.bias), transB=1)
     return w.model(("image", TensorProto.FLOAT, [2, 3, 32, 32]), made, [2, 10], 13)
 
 
@@ -241,7 +236,7 @@ def _rotated(w: Writer, x: str, cos: str, sin: str, d: int) -> str:
     bounds = [[0], [d // 2], [d]]
     first, second = (
         w.op("Slice", x, w.weight(a, "i"), w.weight(b, "i"), w.weight([3], "i"))
-        for a, b in zip(bounds, bounds[1:], strict=False)
+        for a, b in pairwise(bounds)
     )
     turned = w.op("Concat", w.op("Neg", second), first, axis=-1)
     return w.op("Add", w.op("Mul", x, cos), w.op("Mul", turned, sin))

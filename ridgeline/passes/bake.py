@@ -97,7 +97,7 @@ def _is_uniform(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or not tensor.numel():
         return False
     flat = tensor.detach().reshape(-1)
-    return bool((flat == flat[0]).all())
+    return bool(flat[0] == flat[-1]) and bool((flat == flat[0]).all())
 
 
 def _give_each_its_own(edit: Edit, node: fx.Node, tensor: Tensor) -> None:
@@ -120,7 +120,5 @@ def _give_each_its_own(edit: Edit, node: fx.Node, tensor: Tensor) -> None:
 
 def content(tensor: Tensor) -> tuple[object, ...]:
     """Equal for tensors of one type and shape that hold the same bits."""
-    dense = tensor.detach().cpu().contiguous().reshape(-1)
-    raw = dense.view(torch.uint8) if dense.dtype.itemsize > 1 and dense.numel() else dense
-    data = raw.view(torch.uint8) if raw.dtype is not torch.bool else raw.to(torch.uint8)
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(dtype=torch.uint8)
     return tensor.dtype, tuple(tensor.shape), hashlib.sha256(data.numpy().tobytes()).hexdigest()

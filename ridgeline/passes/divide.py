@@ -100,7 +100,7 @@ def _groups(taken: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
 
 
 def _within(map_: IndexMap, width: int, group: tuple[int, ...]) -> IndexMap | None:
-    """The map, of a linear that makes only the features of a group; None where it is no IndexMap."""
+    """The map, of a linear that makes only the features of a group; None if it is no IndexMap."""
     place = {row: k for k, row in enumerate(group)}
     first, digits, before, after = place[map_.offset], [], [], []
     for digit in map_.digits:

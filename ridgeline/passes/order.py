@@ -12,9 +12,10 @@ from ridgeline.graph.read import packet_of
 from ridgeline.passes.match import arguments, is_plain
 
 # The first two operands of these may change places.
-_COMMUTATIVE = ("add", "mul", "maximum", "minimum", "eq", "ne", "fmax", "fmin", "logaddexp")
-_COMMUTATIVE += ("logical_and", "logical_or", "logical_xor")
-_COMMUTATIVE += ("bitwise_and", "bitwise_or", "bitwise_xor")
+_COMMUTATIVE = frozenset(
+    "add mul maximum minimum eq ne fmax fmin logical_and logical_or logical_xor bitwise_and "
+    "bitwise_or bitwise_xor".split()
+)
 # Where a value lives is not part of what a graph computes.
 _PLACEMENT = ("device", "layout", "pin_memory")
 # Rounds of telling nodes apart by what they read and by what reads them.
@@ -50,9 +51,7 @@ def _colours(edit: Edit) -> Mapping[fx.Node, str]:
     weights = edit.weights()
     inputs = {n: k for k, n in enumerate(n for n in nodes if n.op == "placeholder")}
     given = [n for n in inputs if n not in weights]
-    colours = {
-        n: _digest(_label(n), str(given.index(n)) if n in given else "") for n in nodes
-    }
+    colours = {n: _digest(_label(n), str(given.index(n)) if n in given else "") for n in nodes}
     for _ in range(_ROUNDS):
         for node in nodes:
             colours[node] = _digest(colours[node], *_read(node, colours))
@@ -153,5 +152,11 @@ def _reached(output: fx.Node) -> list[fx.Node]:
 def _operands(node: fx.Node) -> list[fx.Node]:
     """What a node reads, in the order of its schema."""
     found: list[fx.Node] = []
-    fx.map_arg(_values(node), lambda n: found.append(n))  # type: ignore[arg-type, func-returns-value]
+    pending = _values(node)[::-1]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, fx.Node):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            pending += value[::-1]
     return found

@@ -38,7 +38,7 @@ def _unstack(edit: Edit, node: fx.Node) -> None:
     weights, states = given["params"], given["hx"]
     assert isinstance(weights, list | tuple)
     assert isinstance(states, list | tuple)
-    sequence, num_directions = given["input"], 2 if given["bidirectional"] else 1
+    sequence, num_directions = _node(given["input"]), 2 if given["bidirectional"] else 1
     if is_batch_first:
         sequence = edit.call(_aten.transpose.int, (sequence, 0, 1), node)
     per_layer, finals = len(weights) // num_layers, []
@@ -56,7 +56,9 @@ def _unstack(edit: Edit, node: fx.Node) -> None:
     _read_elsewhere(edit, node, sequence, finals, is_batch_first=is_batch_first)
 
 
-def _last(edit: Edit, made: fx.Node, sequence: fx.Node, num_directions: int, at: fx.Node) -> fx.Node:
+def _last(
+    edit: Edit, made: fx.Node, sequence: fx.Node, num_directions: int, at: fx.Node
+) -> fx.Node:
     """The last hidden state of a layer: its last output, where there is one direction."""
     length = sequence.meta["val"].shape[0]
     if num_directions == 1 and isinstance(length, int):

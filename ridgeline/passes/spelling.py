@@ -1,7 +1,7 @@
 """Spelling: of the calls that do one thing, one, and its numbers in one form."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import frexp, isfinite
 
 import torch
@@ -148,7 +148,7 @@ def _pool_without_places(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node
     source = node.args[0] if node.target is operator.getitem and node.args[1] == 0 else None
     if not isinstance(source, fx.Node) or source.target not in _POOLS_WITH_PLACES:
         return None
-    target = _POOLS_WITH_PLACES[source.target]  # type: ignore[index]
+    target = _POOLS_WITH_PLACES[source.target]
     return edit.call(target, tuple(arguments(source).values()), node)
 
 
@@ -174,7 +174,7 @@ def _dims_from_front(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | N
     dim, rank = argument(node, "dim"), _value(node).dim()
     if not isinstance(dim, int) or rank == 0 or (len(node.args) > 1 and dim >= 0):
         return None
-    return edit.call(node.target, (node.args[0], dim % rank, *node.args[2:]), node, node.kwargs)  # type: ignore[arg-type]
+    return edit.call(node.target, (node.args[0], dim % rank, *node.args[2:]), node, node.kwargs)
 
 
 def _reduction(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | None:
@@ -186,7 +186,7 @@ def _reduction(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | None:
     elif name in _REDUCTIONS:
         target = node.target  # type: ignore[assignment]
         given = argument(node, "dim")
-        dims = [int(d) for d in given] if isinstance(given, list | tuple) else []  # type: ignore[arg-type]
+        dims = [int(d) for d in given] if isinstance(given, list | tuple) else []
     else:
         return None
     source = _node(node.args[0])
@@ -230,7 +230,7 @@ def _fill(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | None:
     if not isinstance(number, int | float):
         return None
     value = _value(node)
-    how = {"dtype": value.dtype, "device": value.device, "pin_memory": False}
+    how: dict[str, Argument] = {"dtype": value.dtype, "device": value.device, "pin_memory": False}
     return edit.call(_aten.full.default, (list(value.shape), number), node, how)
 
 
@@ -266,10 +266,11 @@ def _embedding(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | None:
 def _clamp(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | None:
     """relu where it is one, else clamp(x, low, high)."""
     name, given = str(node.target), list(node.args[1:])
+    bounds: Sequence[object]
     if name == "aten.relu6.default":
-        bounds: list[object] = [0.0, 6.0]
+        bounds = [0.0, 6.0]
     elif name in ("aten.hardtanh.default", "aten.clamp.default"):
-        bounds = [*arguments(node).values()][1:]
+        bounds = list(arguments(node).values())[1:]
     elif name == "aten.clamp_min.default":
         bounds = [given[0], None]
     elif name == "aten.clamp_max.default":

@@ -11,7 +11,7 @@ from ridgeline.graph.edit import Edit
 from ridgeline.graph.read import packet_of
 from ridgeline.passes.index_map import IndexMap, grid, identity
 from ridgeline.passes.layout import is_restriding, order_of
-from ridgeline.passes.match import argument
+from ridgeline.passes.match import argument, arguments
 
 _aten = torch.ops.aten
 _POINTWISE = (Category.ELEMENTWISE, Category.TRANSCENDENTAL)
@@ -40,7 +40,8 @@ def compose_views(graph: Graph) -> Graph:
 
 def sink_views(graph: Graph) -> Graph:
     """The graph with reshapes and permutes moved behind what works on each element, or on each
-    row, of what they view: op(view(x)) is view(op(x)).
+    row, of what they view: op(view(x)) is view(op(x)). Attention has one dimension for samples and
+    heads.
     """
     edit = Edit(graph)
     views = Views(edit)
@@ -219,6 +220,8 @@ def _sunk(edit: Edit, views: Views, node: fx.Node) -> fx.Node | None:
         return _sink_pointwise(edit, views, node)
     if packet == "aten.linear":
         return _sink_rows(edit, views, node, 1)
+    if packet == "aten.scaled_dot_product_attention":
+        return _join_batches(edit, views, node)
     if packet in _ROW_NORMS:
         return _sink_rows(edit, views, node, len(argument(node, "normalized_shape")))  # type: ignore[arg-type]
     if node.target is _aten.softmax.int:
@@ -307,6 +310,28 @@ def _sink_rows(edit: Edit, views: Views, node: fx.Node, count: int) -> fx.Node |
         return None
     flat = views.spell(root, map_.reshaped((prod(map_.shape[:lead]), *tail)), node)
     return _work_first(edit, views, node, {source: flat}, identity(after))
+
+
+def _join_batches(edit: Edit, views: Views, node: fx.Node) -> fx.Node | None:
+    """Attention with samples and heads in one dimension, as it is written with `bmm`."""
+    given, shape = arguments(node), tuple(node.meta["val"].shape)
+    names = ("query", "key", "value")
+    operands = [given[name] for name in names]
+    values = [o.meta["val"] for o in operands if isinstance(o, fx.Node)]
+    if len(shape) != 4 or shape[0] == 1 or {v.dim() for v in values} != {4}:
+        return None
+    mask = given["attn_mask"]
+    if isinstance(mask, fx.Node) and mask.meta["val"].shape[:-2].numel() != 1:
+        return None
+    if len({v.shape[0] for v in values}) != 1 or not all(_is_static(v) for v in values):
+        return None
+    swap = {}
+    for operand, value in zip(operands, values, strict=True):
+        assert isinstance(operand, fx.Node)
+        root, map_ = views.origin(operand)
+        joined = (1, value.shape[0] * value.shape[1], *value.shape[2:])
+        swap[operand] = views.spell(root, map_.reshaped(joined), node)
+    return _work_first(edit, views, node, swap, identity(shape))
 
 
 def _work_first(

@@ -1,5 +1,5 @@
-"""One network, one digest: four networks in torch, exported to ONNX and written in ONNX by hand have
-equal normal forms that compute the same; networks that differ have others.
+"""One network, one digest: four networks in torch, exported to ONNX and written in ONNX by hand
+have equal normal forms that compute the same; networks that differ have others.
 """
 
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import NETWORKS, Built, Decoder, ResNet18, ViT, decoder
+from networks import NETWORKS, Built, Decoder, ViT, decoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -143,7 +143,9 @@ CHANGES: dict[str, Callable[[], Built]] = {
     "resnet18 activation": lambda: changed(
         "resnet18", set_attribute("layers.2.1", "relu", nn.ReLU6())
     ),
-    "resnet18 pool": lambda: changed("resnet18", set_attribute("", "maxpool", nn.AvgPool2d(3, 2, 1))),
+    "resnet18 pool": lambda: changed(
+        "resnet18", set_attribute("", "maxpool", nn.AvgPool2d(3, 2, 1))
+    ),
     "resnet18 groups": lambda: changed(
         "resnet18", set_attribute("layers.1.1", "conv2", nn.Conv2d(32, 32, 3, 1, 1, groups=2))
     ),
@@ -260,8 +262,9 @@ SPELLINGS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "linear": (lambda m, a: F.linear(a, m.matrix), last),
     "norm": (
         lambda m, a: F.layer_norm(a, [4]),
-        lambda m, a: (a - a.mean(-1, keepdim=True))
-        / (a.var(-1, correction=0, keepdim=True) + 1e-5).sqrt(),
+        lambda m, a: (
+            (a - a.mean(-1, keepdim=True)) / (a.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+        ),
     ),
 }
 

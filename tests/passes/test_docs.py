@@ -14,9 +14,7 @@ def test_every_pass_has_a_section_and_the_example_runs(repository: Path) -> None
     headings = re.findall(r"^## (.+)$", page, re.MULTILINE)
     described = [name for heading in headings for name in heading.split(", ")]
     passes = dict.fromkeys((*DEFAULT_PASSES, *NORMAL_PASSES))
-    assert [p.__name__ for p in passes] == [
-        n for n in described if "_" in n or n == "canonicalise"
-    ]
+    assert [p.__name__ for p in passes] == [n for n in described if "_" in n or n == "canonicalise"]
     (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     exec(compile(example, "docs/passes.md", "exec"), {"__name__": "example"})
 

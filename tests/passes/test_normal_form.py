@@ -10,6 +10,7 @@ from test_rewrites import check, graph_of, ops
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ridgeline.backends.agreement import compare
 from ridgeline.backends.reference import Reference
 from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph
@@ -17,6 +18,7 @@ from ridgeline.passes.bake import bake_constants, settle_constants
 from ridgeline.passes.divide import divide_linears
 from ridgeline.passes.index_map import IndexMap, identity
 from ridgeline.passes.join import join_linears
+from ridgeline.passes.normal import normal_form
 from ridgeline.passes.order import order_nodes
 from ridgeline.passes.recurrent import unstack_lstms
 from ridgeline.passes.spelling import spell_alike
@@ -211,6 +213,42 @@ def test_rows_that_are_taken_apart_keep_their_view_in_front() -> None:
     after = check(graph_of(forward, x, w=torch.randn(5, 12)), [sink_views, compose_views], x)
     assert [n.op for n in after.nodes] == ["exp", "view", "permute", "view", "linear", "view"]
     assert [str(n.out) for n in after.nodes if n.op == "linear"] == ["fp32[4,5]"]
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_attention_by_batched_products_is_the_attention_by_heads(kv_heads: int) -> None:
+    def by_heads(m: nn.Module, x: Tensor) -> Tensor:
+        q, k, v = (t.view(2, 5, -1, 3).transpose(1, 2) for t in parts(x))
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=kv_heads != 4)
+        return y.transpose(1, 2).reshape(2, 5, 12)
+
+    def by_products(m: nn.Module, x: Tensor) -> Tensor:
+        q, k, v = (t.view(2, 5, -1, 3).transpose(1, 2) for t in parts(x))
+        k, v = (t.repeat_interleave(4 // kv_heads, 1) for t in (k, v))
+        q, k, v = (t.reshape(8, 5, 3) for t in (q, k, v))
+        y = (torch.bmm(q, k.transpose(1, 2)) / 3**0.5).softmax(-1).bmm(v)
+        return y.view(2, 4, 5, 3).permute(0, 2, 1, 3).reshape(2, 5, 12)
+
+    def parts(x: Tensor) -> tuple[Tensor, ...]:
+        return x.exp(), x.sin()[..., : 3 * kv_heads], x.cos()[..., : 3 * kv_heads]
+
+    x = torch.randn(2, 5, 12)
+    one, other = (normal_form(graph_of(f, x)) for f in (by_heads, by_products))
+    assert [str(n.out) for n in one.nodes if n.op == "sdpa"] == ["fp32[1,8,5,3]"]
+    assert compare(*(Reference().compile(g)(x) for g in (one, other))).max_error < 1e-5
+    if kv_heads == 4:
+        assert one.digest == other.digest
+
+
+def test_attention_whose_mask_differs_between_samples_keeps_its_samples() -> None:
+    def forward(m: nn.Module, x: Tensor) -> Tensor:
+        y = x.view(2, 5, 4, 3).transpose(1, 2)
+        return F.scaled_dot_product_attention(y, y, y, m.mask).exp()
+
+    x = torch.randn(2, 5, 12)
+    graph = graph_of(forward, x, mask=torch.rand(2, 1, 5, 5))
+    after = check(graph, [sink_views, compose_views], x)
+    assert [str(n.out) for n in after.nodes if n.op == "sdpa"] == ["fp32[2,4,5,3]"]
 
 
 @pytest.mark.parametrize(
@@ -511,5 +549,7 @@ def test_whole_numbers_count_by_value_and_others_do_not() -> None:
 
 
 def test_random_draws_keep_their_order() -> None:
-    graph = graph_of(lambda m, x: (torch.rand_like(x).exp() - torch.randn_like(x)) * x, torch.ones(4))
+    graph = graph_of(
+        lambda m, x: (torch.rand_like(x).exp() - torch.randn_like(x)) * x, torch.ones(4)
+    )
     assert [n.op for n in order_nodes(graph).nodes] == [n.op for n in graph.nodes]
