@@ -23,34 +23,38 @@ def divide_linears(graph: Graph) -> Graph:
         return graph
     edit = Edit(graph)
     views = Views(edit)
+    is_changed = False
     for node in edit.nodes:
         if node.target is _aten.linear.default and node.users:
-            _divide(edit, views, node)
+            is_changed |= _divide(edit, views, node)
+    if not is_changed:
+        return graph
     edit.refresh()
     return edit.finish()
 
 
-def _divide(edit: Edit, views: Views, linear: fx.Node) -> None:
+def _divide(edit: Edit, views: Views, linear: fx.Node) -> bool:
     weights, value = edit.weights(), linear.meta["val"]
     operands = argument(linear, "weight"), argument(linear, "bias")
     if any(o is not None and o not in weights for o in operands) or not value.dim():
-        return
+        return False
     maps = {reader: views.origin(reader)[1] for reader in _readers(views, linear)}
     taken = {reader: _rows(map_, value) for reader, map_ in maps.items()}
     groups = _groups([rows for rows in taken.values() if rows is not None])
     if None in taken.values() or any(len(rows) == value.shape[-1] for rows in groups):
-        return
+        return False
     home = {row: group for group in groups for row in group}
     width = int(value.shape[-1])
     new = {r: _within(m, width, home[m.offset]) for r, m in maps.items()}
     if None in new.values():
-        return
+        return False
     made = {group: _linear_of_rows(edit, linear, group) for group in groups}
     for reader, map_ in new.items():
         assert map_ is not None
         view = views.spell(made[home[maps[reader].offset]], map_, reader)
         edit.replace_uses(reader, view)
         edit.sweep(reader)
+    return True
 
 
 def _readers(views: Views, linear: fx.Node) -> list[fx.Node]:

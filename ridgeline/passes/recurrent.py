@@ -20,16 +20,23 @@ def unstack_lstms(graph: Graph) -> Graph:
     Left alone: stacks with active dropout between layers, which is drawn anew in each run.
     """
     edit = Edit(graph)
-    for node in edit.nodes:
-        if node.target is _LSTM and node.users and not _has_dropout(node):
-            _unstack(edit, node)
+    stacks = [n for n in edit.nodes if n.target is _LSTM and n.users and not _is_plain(n)]
+    if not stacks:
+        return graph
+    for node in stacks:
+        _unstack(edit, node)
     edit.refresh()
     return edit.finish()
 
 
-def _has_dropout(node: fx.Node) -> bool:
+def _is_plain(node: fx.Node) -> bool:
+    """Whether there is nothing to do, or active dropout."""
     given = arguments(node)
-    return bool(given["train"]) and bool(given["dropout"])
+    is_one = given["num_layers"] == 1 and not given["batch_first"]
+    reads_last = any(u.target is operator.getitem and u.args[1] == 1 for u in node.users)
+    is_done = is_one and (not reads_last or bool(given["bidirectional"]))
+    is_canonical = is_done and not given["train"] and not given["dropout"]
+    return is_canonical or (bool(given["train"]) and bool(given["dropout"]))
 
 
 def _unstack(edit: Edit, node: fx.Node) -> None:

@@ -5,6 +5,7 @@ from math import prod
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import Argument
 
 from ridgeline.graph import Category, Graph, row_of
 from ridgeline.graph.edit import Edit
@@ -19,6 +20,8 @@ _POINTWISE = (Category.ELEMENTWISE, Category.TRANSCENDENTAL)
 _DIRECTED = ("glu", "outer", "kron", "cross", "triu", "tril", "prelu", "quantize", "dequantize")
 _ROW_NORMS = ("aten.layer_norm", "aten.rms_norm")
 _COPIES = ("aten.clone", "aten.contiguous")
+# A target, and its arguments after the first.
+Call = tuple[torch._ops.OpOverload, tuple[Argument, ...]]
 
 
 def compose_views(graph: Graph) -> Graph:
@@ -27,13 +30,17 @@ def compose_views(graph: Graph) -> Graph:
     """
     edit = Edit(graph)
     views = Views(edit)
+    is_changed = False
     for node in edit.nodes:
         if node.op != "call_function" or not node.users:
             continue
         root, map_ = views.origin(node)
-        if root is not node and any(views.origin(user)[0] is user for user in node.users):
-            new = views.spell(root, map_, node)
-            edit.replace_uses(node, new)
+        is_end = root is not node and any(views.origin(user)[0] is user for user in node.users)
+        if is_end and not _is_spelt(node, root, _spelling(root, map_, node)):
+            edit.replace_uses(node, views.spell(root, map_, node))
+            is_changed = True
+    if not is_changed:
+        return graph
     edit.refresh()
     return edit.finish()
 
@@ -45,12 +52,15 @@ def sink_views(graph: Graph) -> Graph:
     """
     edit = Edit(graph)
     views = Views(edit)
+    is_changed = False
     for node in edit.nodes:
         if node.op == "call_function" and node.users:
             new = _sunk(edit, views, node)
             if new is not None:
                 edit.replace_uses(node, new)
-                views.forget(node)
+                is_changed = True
+    if not is_changed:
+        return graph
     edit.refresh()
     return edit.finish()
 
@@ -77,42 +87,12 @@ class Views:
             self._known[last] = self._origin(last, source)
         return self._known[node]
 
-    def forget(self, node: fx.Node) -> None:
-        """A node that is gone."""
-        self._known.pop(node, None)
-
     def spell(self, root: fx.Node, map_: IndexMap, at: fx.Node) -> fx.Node:
         """The elements of `root` that the map names, before node `at`, in the one spelling."""
-        shape = tuple(root.meta["val"].shape)
-        if map_.is_identity(shape) and not _would_return_input(at, root):
-            return root
-        if map_.keeps_order(prod(shape)):
-            return self._edit.call(_aten.reshape.default, (root, list(map_.shape)), at)
-        moving = tuple(d for d in map_.digits if d[1])
-        ranges = grid(moving, map_.offset, prod(shape))
-        assert ranges is not None
-        value = self._reshaped(root, [extent for extent, _, _ in ranges], at)
-        for dim, (extent, start, size) in enumerate(ranges):
-            if size != extent:
-                value = self._edit.call(
-                    _aten.slice.Tensor, (value, dim, start, start + size, 1), at
-                )
-        by_stride = sorted(moving, key=lambda d: -d[1])
-        order = [by_stride.index(digit) for digit in moving]
-        value = self._reshaped(value, [size for size, _ in by_stride], at)
-        if order != sorted(order):
-            value = self._edit.call(_aten.permute.default, (value, order), at)
-        if len(moving) != len(map_.digits):
-            thin = [size if stride else 1 for size, stride in map_.digits]
-            value = self._reshaped(value, thin, at)
-            wide = [size for size, _ in map_.digits]
-            value = self._edit.call(_aten.expand.default, (value, wide), at)
-        return self._reshaped(value, map_.shape, at)
-
-    def _reshaped(self, value: fx.Node, shape: Sequence[int], at: fx.Node) -> fx.Node:
-        if tuple(value.meta["val"].shape) == tuple(shape):
-            return value
-        return self._edit.call(_aten.reshape.default, (value, list(shape)), at)
+        value = root
+        for target, args in _spelling(root, map_, at):
+            value = self._edit.call(target, (value, *args), at)
+        return value
 
     def _origin(self, node: fx.Node, source: fx.Node | None) -> tuple[fx.Node, IndexMap]:
         value = node.meta.get("val")
@@ -124,6 +104,47 @@ class Views:
         if step is None or not _can_spell(step, root):
             return itself
         return root, step
+
+
+def _spelling(root: fx.Node, map_: IndexMap, at: fx.Node) -> list[Call]:
+    """The calls that make of `root` what the map names, one after the other."""
+    shape = tuple(root.meta["val"].shape)
+    if map_.is_identity(shape) and not _would_return_input(at, root):
+        return []
+    if map_.keeps_order(prod(shape)):
+        return [(_aten.reshape.default, (list(map_.shape),))]
+    moving = tuple(d for d in map_.digits if d[1])
+    ranges = grid(moving, map_.offset, prod(shape))
+    assert ranges is not None
+    by_stride = sorted(moving, key=lambda d: -d[1])
+    calls = _reshaping(shape, [extent for extent, _, _ in ranges])
+    for dim, (extent, start, size) in enumerate(ranges):
+        if size != extent:
+            calls.append((_aten.slice.Tensor, (dim, start, start + size, 1)))
+    sizes = [size for size, _ in by_stride]
+    calls += _reshaping([size for _, _, size in ranges], sizes)
+    order = [by_stride.index(digit) for digit in moving]
+    if order != sorted(order):
+        calls.append((_aten.permute.default, (order,)))
+    sizes = [sizes[k] for k in order]
+    if len(moving) != len(map_.digits):
+        calls += _reshaping(sizes, [size if stride else 1 for size, stride in map_.digits])
+        sizes = [size for size, _ in map_.digits]
+        calls.append((_aten.expand.default, (sizes,)))
+    return [*calls, *_reshaping(sizes, map_.shape)]
+
+
+def _reshaping(before: Sequence[int], after: Sequence[int]) -> list[Call]:
+    return [] if tuple(before) == tuple(after) else [(_aten.reshape.default, (list(after),))]
+
+
+def _is_spelt(node: fx.Node, root: fx.Node, calls: Sequence[Call]) -> bool:
+    """Whether a node is made of `root` by just these calls."""
+    for target, args in reversed(calls):
+        if node.target is not target or node.args[1:] != args:
+            return False
+        (node,) = node.all_input_nodes
+    return node is root
 
 
 def _viewed(node: fx.Node) -> fx.Node | None:
