@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ridgeline.graph import Graph, Phase
     from ridgeline.machines import Machine
     from ridgeline.passes.autodiff import differentiate, named_outputs, train_graph
+    from ridgeline.passes.normal import normal_form
     from ridgeline.profile import breakdown, measure
 
 __version__ = "0.1.0"
@@ -53,6 +54,7 @@ __all__ = [
     "load",
     "measure",
     "named_outputs",
+    "normal_form",
     "optimize",
     "train_graph",
 ]
@@ -79,6 +81,7 @@ _MODULES = {
     "load": "ridgeline.backends.artifact",
     "measure": "ridgeline.profile",
     "named_outputs": "ridgeline.passes.autodiff",
+    "normal_form": "ridgeline.passes.normal",
     "optimize": "ridgeline.backends.choose",
     "train_graph": "ridgeline.passes.autodiff",
 }

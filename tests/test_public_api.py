@@ -34,6 +34,7 @@ PUBLIC_NAMES = {
     "load",
     "measure",
     "named_outputs",
+    "normal_form",
     "optimize",
     "train_graph",
 }

@@ -190,6 +190,37 @@ class Edit:
         self._weights = None
         return node
 
+    def order_weights(self, first: Sequence[fx.Node]) -> None:
+        """Puts weights in the order given, those not named after them, inputs last in their own."""
+        nodes = self.placeholders
+        place = {node.name: k for k, node in enumerate(first)}
+        specs = self._signature.input_specs
+        leading = [s for s in specs if s.kind in _WEIGHTS]
+        others = [s for s in specs if s.kind not in _WEIGHTS]
+        leading.sort(key=lambda s: place.get(s.arg.name, len(place)))
+        specs[:] = [*leading, *others]
+        body = next((n for n in self.nodes if n.op != "placeholder"), self.output)
+        for spec in specs:
+            body.prepend(nodes[spec.arg.name])
+
+    def settle_weights(self) -> None:
+        """Makes buffers of weights that the graph never writes, and constants of those among them
+        that hold whole numbers or truth values.
+        """
+        for node, tensor in self.weights().items():
+            spec = self._spec(node)
+            path, value = spec.target or "", tensor.detach()
+            is_whole = not (tensor.is_floating_point() or tensor.is_complex())
+            self.state.pop(path, None)
+            self.constants.pop(path, None)
+            if is_whole:
+                spec.kind, spec.persistent = InputKind.CONSTANT_TENSOR, None
+                self.constants[path] = value
+            else:
+                spec.kind, spec.persistent = InputKind.BUFFER, True
+                self.state[path] = value
+        self._weights = None
+
     def finish(self) -> Graph:
         """The edited graph: what nothing reads is gone, unread weights included."""
         graph = self.module.graph

@@ -145,7 +145,8 @@ class Graph:
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits that two graphs share exactly when they compute the same thing the
-        same way.
+        same way. Names and the values of weights do not count, those of constants of whole numbers
+        do.
         """
         from ridgeline.graph.text import canonical_lines
 

@@ -1,9 +1,13 @@
 """The text of a graph: stable and readable to print, renumbered to compare."""
 
 import difflib
+import hashlib
 from collections.abc import Mapping
 
-from ridgeline.graph.graph import Graph, GraphInput
+from torch import Tensor
+from torch._subclasses import FakeTensor
+
+from ridgeline.graph.graph import Graph, GraphInput, InputKind
 from ridgeline.graph.node import Argument, Node, Ref
 
 # Where a tensor lives is not part of what a graph computes.
@@ -26,7 +30,7 @@ def canonical_lines(graph: Graph) -> list[str]:
     lines = [f"phase {graph.phase.value}"]
     for number, entry in enumerate(graph.inputs):
         names[Ref(entry.name)] = f"%i{number}"
-        lines.append(f"%i{number} = {entry.kind.value} {_input(entry)}")
+        lines.append(f"%i{number} = {entry.kind.value} {_input(entry)}{_content(graph, entry)}")
     for number, node in enumerate(graph.nodes):
         names |= {Ref(node.name, k): f"%{number}.{k}" for k in range(len(node.outputs))}
         lines += [
@@ -44,6 +48,20 @@ def diff(before: Graph, after: Graph) -> str:
 
 def _input(entry: GraphInput) -> str:
     return f"{entry.spec}{' mutated' if entry.is_mutated else ''}{_times(entry.repeat)}"
+
+
+def _content(graph: Graph, entry: GraphInput) -> str:
+    """A digest of whole numbers that the graph holds as a constant: they are part of what it is, as
+    places to look up and masks are.
+    """
+    value = graph.program.constants.get(entry.path)
+    is_known = isinstance(value, Tensor) and not isinstance(value, FakeTensor) and not value.is_meta
+    if entry.kind is not InputKind.CONSTANT or not is_known or value.is_floating_point():
+        return ""
+    if value.is_complex():
+        return ""
+    numbers = value.detach().cpu().contiguous().numpy()
+    return f" {hashlib.sha256(numbers.tobytes()).hexdigest()[:16]}"
 
 
 def _node_lines(

@@ -117,6 +117,8 @@ def _scale_and_shift(norm: fx.Node, weights: dict[fx.Node, Tensor], rank: int) -
 
 def _fold_arithmetic(edit: Edit, node: fx.Node) -> None:
     matcher = Matcher(edit)
+    if is_call(node, "neg") and _fold_sign(edit, node):
+        return
     for index in (0, 1):
         source = node.args[index] if len(node.args) > 1 else None
         if not isinstance(source, fx.Node) or source.op != "call_function":
@@ -129,6 +131,19 @@ def _fold_arithmetic(edit: Edit, node: fx.Node) -> None:
             edit.replace_uses(node, source)
             edit.sweep(node)
             return
+
+
+def _fold_sign(edit: Edit, node: fx.Node) -> bool:
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    if source.op != "call_function" or len(source.users) != 1 or not is_alike(node, source):
+        return False
+    minus = torch.full((1,) * node.meta["val"].dim(), -1.0, dtype=torch.float64)
+    if not _absorb(edit, source, Affine(minus, None)):
+        return False
+    edit.replace_uses(node, source)
+    edit.sweep(node)
+    return True
 
 
 def _affine_of(node: fx.Node, constant: Tensor, index: int) -> Affine | None:

@@ -31,15 +31,16 @@ def fold_constants(graph: Graph) -> Graph:
         return graph
     edit = Edit(graph)
     weights = edit.weights()
-    constant = _constant_nodes(edit, weights)
+    constant = constant_nodes(edit, weights)
     values: dict[fx.Node, Tensor | tuple[Tensor, ...]] = dict(weights)
     for node in _worth_folding(edit, constant, weights):
-        tensor = _dense(_evaluate(node, values), node.meta["val"])
+        tensor = _dense(evaluate(node, values), node.meta["val"])
         edit.replace_uses(node, edit.add_weight(f"folded.{node.name}", tensor))
     return edit.finish()
 
 
-def _constant_nodes(edit: Edit, weights: dict[fx.Node, Tensor]) -> set[fx.Node]:
+def constant_nodes(edit: Edit, weights: dict[fx.Node, Tensor]) -> set[fx.Node]:
+    """Every call whose value depends on weights alone and may be computed ahead."""
     constant: set[fx.Node] = set()
     for node in edit.nodes:
         inputs = node.all_input_nodes
@@ -118,7 +119,7 @@ def _leaves(node: fx.Node) -> set[fx.Node]:
     return seen
 
 
-def _evaluate(
+def evaluate(
     node: fx.Node, values: dict[fx.Node, Tensor | tuple[Tensor, ...]]
 ) -> Tensor | tuple[Tensor, ...]:
     """The value of a constant node; everything computed on the way is kept in `values`."""

@@ -1,10 +1,6 @@
 """Real graphs: zoo models exported by torch come back as graphs that agree with torch's own."""
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -12,7 +8,7 @@ pytest.importorskip("onnx", reason="needs the extra onnx: pip install 'ridgeline
 pytest.importorskip("onnxscript", reason="torch's exporter needs onnxscript, a test extra")
 
 import torch
-from onnx import ModelProto
+from exporting import exported
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -87,25 +83,6 @@ SLOW: dict[str, Callable[[], Built]] = {
     "yolox-s": from_zoo("yolox-s", 64),
     "covid-mtl": from_zoo("covid-mtl", 48),
 }
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """torch's exporter warns and logs about itself."""
-    logging.disable(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)
-
-
-def exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> ModelProto:
-    with quiet():
-        program = torch.onnx.export(model, inputs, dynamo=True)
-    assert program is not None
-    return program.model_proto
 
 
 def matrix_flops(graph: Graph) -> int:

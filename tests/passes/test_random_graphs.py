@@ -18,6 +18,7 @@ from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph, verify
 from ridgeline.passes.fuse import fuse, split
 from ridgeline.passes.manager import DEFAULT_PASSES, Pass, run_passes
+from ridgeline.passes.normal import NORMAL_PASSES, normal_form
 
 # Every value is [BATCH, SIDE, SIDE], so that any step can follow any other.
 BATCH, SIDE, HEADS = 2, 8, 2
@@ -136,7 +137,7 @@ def graph_of(program: list[tuple[str, int, int]]) -> tuple[Graph, Tensor]:
 def test_each_step_twice_through_every_pass(name: str) -> None:
     graph, x = graph_of([(name, 0, 1), ("scale", 0, 0), (name, 0, 2)])
     expected = Reference().compile(graph)(x)
-    for one in DEFAULT_PASSES:
+    for one in dict.fromkeys((*DEFAULT_PASSES, *NORMAL_PASSES)):
         agrees(one, graph, x, expected)
 
 
@@ -163,3 +164,13 @@ def test_all_passes_and_backends_agree(program: list[tuple[str, int, int]]) -> N
     plan = fuse(after)
     assert plan.bytes_after <= plan.bytes_before
     assert compare(expected, split(after, plan)(x)).max_error < MAX_ERROR
+
+
+@settings(max_examples=40, phases=[Phase.explicit, Phase.generate])
+@given(program=PROGRAMS)
+def test_the_normal_form_agrees_and_is_its_own(program: list[tuple[str, int, int]]) -> None:
+    graph, x = graph_of(program)
+    found = normal_form(graph)
+    agrees(lambda _: found, graph, x, Reference().compile(graph)(x))
+    assert normal_form(found).digest == found.digest
+    assert normal_form(run_passes(graph)[-1].graph).digest == found.digest
