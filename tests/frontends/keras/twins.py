@@ -1,5 +1,5 @@
 """Four networks in Keras, as a person would write them, with the weights of their twins in torch
-(`networks.py` in tests/passes): a builder takes the torch module and returns the Keras model.
+(`networks.py` in tests): a builder takes the torch module and returns the Keras model.
 
 Channels come first, as in torch. Images of an odd size (65 pixels) make Keras's "same" padding even
 on both sides, as torch's is.
