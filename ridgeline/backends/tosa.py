@@ -65,7 +65,7 @@ class Iree(Backend):
             if made.weights:
                 iree.write_weights(made.weights, setting.keep / WEIGHTS)
         index = iree.index_of(made.weights) if made.weights else None
-        return form.runnable(iree.loaded(made.code, form, index))
+        return form.runnable(iree.loaded(made.code, form.results, index))
 
     def ways(self, graph: Graph, form: Stateless) -> dict[str, Way]:
         """Every route, in the order in which they are tried."""
@@ -76,7 +76,7 @@ class Iree(Backend):
         form = stateless(self.lower(graph, dtype))
         archive = folder / WEIGHTS
         index = iree.read_weights(archive) if archive.is_file() else None
-        return form.runnable(iree.loaded((folder / MODULE).read_bytes(), form, index))
+        return form.runnable(iree.loaded((folder / MODULE).read_bytes(), form.results, index))
 
 
 def by_torch_mlir(graph: Graph, form: Stateless) -> dict[str, Way]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ridgeline.backends.mlir.writer import SCOPE
-from ridgeline.backends.stateless import Raw, Stateless
+from ridgeline.backends.stateless import Raw
 
 if TYPE_CHECKING:
     from iree.runtime import ParameterIndex
@@ -31,7 +31,7 @@ def compiled(module: str | bytes, input_type: str, flags: Sequence[str] = TUNED)
 
 
 def index_of(weights: Mapping[str, Tensor]) -> "ParameterIndex":
-    """The weights as IREE reads them, in the tensors' own memory, which must outlive it."""
+    """The weights as IREE reads them, in the tensors' own memory."""
     from iree import runtime
 
     index = runtime.ParameterIndex()
@@ -54,9 +54,16 @@ def read_weights(path: Path) -> "ParameterIndex":
     return index
 
 
-def loaded(code: bytes, form: Stateless, index: "ParameterIndex | None" = None) -> Raw:
-    """Runs the module's entry on as many threads as torch has; this loads native code. index: the
-    weights, where they are not in the module.
+def loaded(
+    code: bytes,
+    results: Sequence[Tensor],
+    index: "ParameterIndex | None" = None,
+    *,
+    entry: str = "main",
+) -> Raw:
+    """Runs one function of a module on as many threads as torch has; this loads native code.
+
+    results: the specs of what it returns. index: the weights, where they are not in the module.
     """
     from iree import runtime
 
@@ -64,40 +71,36 @@ def loaded(code: bytes, form: Stateless, index: "ParameterIndex | None" = None) 
     runtime.flags.parse_flags(f"--task_topology_group_count={torch.get_num_threads()}")
     device = runtime.get_device("local-task")
     instance = runtime.VmInstance()
-    hal = runtime.create_hal_module(instance, device)
-    module = runtime.VmModule.copy_buffer(instance, code)
-    given = [] if index is None else [_provider(instance, index)]
-    context = runtime.VmContext(instance, modules=[*given, hal, module])
-    entry = module.lookup_function("main")
+    modules = [runtime.create_hal_module(instance, device)]
+    if index is not None:
+        provider = index.create_provider(scope=SCOPE)
+        modules.append(runtime.create_io_parameters_module(instance, provider))
+    modules.append(runtime.VmModule.copy_buffer(instance, code))
+    context = runtime.VmContext(instance, modules=modules)
+    function = modules[-1].lookup_function(entry)
     usage = int(runtime.BufferUsage.DEFAULT | runtime.BufferUsage.MAPPING)
     memory = int(runtime.MemoryType.DEVICE_LOCAL | runtime.MemoryType.HOST_VISIBLE)
     elements = _elements()
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        arguments = runtime.VmVariantList(len(inputs))
+        given = runtime.VmVariantList(len(inputs))
         for x in inputs:
-            array = words(x.contiguous()).numpy()
-            element = elements[x.dtype]
-            arguments.push_ref(
+            array, element = words(x.contiguous()).numpy(), elements[x.dtype]
+            given.push_ref(
                 device.allocator.allocate_buffer_copy(memory, usage, device, array, element)
             )
-        found = runtime.VmVariantList(len(form.results))
-        context.invoke(entry, arguments, found)
-        outputs = form.blank()
-        for number, y in enumerate(outputs):
-            view = found.get_as_ref(number).deref(runtime.HalBufferView)
-            raw = words(y)
-            mapped = view.map().asarray(list(view.shape), raw.numpy().dtype)
-            raw.copy_(torch.from_numpy(mapped))
-        return outputs
+        found = runtime.VmVariantList(len(results))
+        context.invoke(function, given, found)
+        return [_read(found, number, spec) for number, spec in enumerate(results)]
+
+    def _read(found: "runtime.VmVariantList", number: int, spec: Tensor) -> Tensor:
+        view = found.get_as_ref(number).deref(runtime.HalBufferView)
+        out = torch.empty(tuple(spec.shape), dtype=spec.dtype)
+        raw = words(out)
+        raw.copy_(torch.from_numpy(view.map().asarray(list(view.shape), raw.numpy().dtype)))
+        return out
 
     return run
-
-
-def _provider(instance: object, index: "ParameterIndex") -> object:
-    from iree import runtime
-
-    return runtime.create_io_parameters_module(instance, index.create_provider(scope=SCOPE))
 
 
 def _elements() -> Mapping[torch.dtype, int]:

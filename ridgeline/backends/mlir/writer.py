@@ -25,7 +25,7 @@ class Writer:
         self._lines: list[str] = []
         self._count = 0
         self._known: dict[tuple[object, ...], str] = {}
-        self._moved: dict[tuple[str, tuple[int, ...]], Value] = {}
+        self._moved: dict[tuple[Value, tuple[int, ...]], Value] = {}
         self._kept: list[Tensor] = []
 
     def fresh(self) -> str:
@@ -126,7 +126,7 @@ class Writer:
         """The value in another order: a transpose, or a reshape where only ones change places."""
         if value.order == order:
             return value
-        key = (value.name, order)
+        key = (value, order)
         if key not in self._moved:
             perms = [value.order.index(dim) for dim in order]
             shape = [value.shape[p] for p in perms]

@@ -14,6 +14,8 @@ from ridgeline.errors import UnsupportedOp
 
 Formula = Callable[[Algebra, Value], Value]
 _ROOT_HALF, _SLOPE, _CUBE = sqrt(0.5), sqrt(2 / pi), 0.044715
+# Source: Klambauer et al., "Self-Normalizing Neural Networks", 2017.
+_SELU_ALPHA, _SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 def _unary(name: str) -> Lowering:
@@ -164,9 +166,10 @@ def _silu(a: Algebra, x: Value) -> Value:
 def _softplus(call: Call) -> Value:
     """Linear above the threshold, else log(1 + exp(beta x)) / beta."""
     a, x, beta = call.algebra, call.value("self"), call.number("beta")
-    scaled = a.mul(x, beta) if beta != 1 else x
+    scaled = _times(a, x, beta)
     high = a.binary("tosa.greater", scaled, call.number("threshold"), torch.bool)
-    soft = a.mul(a.unary("tosa.log", a.add(a.unary("tosa.exp", scaled), 1.0)), 1 / beta)
+    soft = a.unary("tosa.log", a.add(a.unary("tosa.exp", scaled), 1.0))
+    soft = _times(a, soft, 1 / beta)
     return a.select(high, x, soft, call.shape)
 
 
@@ -201,10 +204,18 @@ def _prelu(call: Call) -> Value:
 
 
 def _elu(call: Call) -> Value:
+    return _curved(call, *(call.number(n) for n in ("alpha", "scale", "input_scale")))
+
+
+def _curved(call: Call, alpha: float, scale: float, inner: float) -> Value:
+    """scale * x above zero, below it scale * alpha * (e^(inner x) - 1)."""
     a, x = call.algebra, call.value("self")
-    alpha, scale, inner = (call.number(n) for n in ("alpha", "scale", "input_scale"))
-    rest = a.mul(a.sub(a.unary("tosa.exp", a.mul(x, inner)), 1.0), alpha)
-    return a.mul(a.select(_is_positive(a, x), x, rest, call.shape), scale)
+    rest = a.mul(a.sub(a.unary("tosa.exp", _times(a, x, inner)), 1.0), alpha)
+    return _times(a, a.select(_is_positive(a, x), x, rest, call.shape), scale)
+
+
+def _times(a: Algebra, x: Value, factor: float) -> Value:
+    return x if factor == 1 else a.mul(x, factor)
 
 
 def _is_positive(a: Algebra, x: Value) -> Value:
@@ -303,11 +314,17 @@ _FORMULAS: dict[str, Formula] = {
     "aten.log1p": lambda a, x: a.unary("tosa.log", a.add(x, 1.0)),
     "aten.expm1": lambda a, x: a.sub(a.unary("tosa.exp", x), 1.0),
 }
+_BITWISE = {
+    f"aten.{name}": _bitwise(f"tosa.logical_{word}", f"tosa.bitwise_{word}")
+    for word in ("and", "or", "xor")
+    for name in (f"bitwise_{word}", f"__{word}__")
+}
 _BINARY = {"aten.maximum": "tosa.maximum", "aten.minimum": "tosa.minimum"}
 ROWS: dict[str, Lowering] = {
     **{name: _unary(op) for name, op in _UNARY.items()},
     **{name: _formula(formula) for name, formula in _FORMULAS.items()},
     **{name: _binary(op) for name, op in _BINARY.items()},
+    **_BITWISE,
     "aten.add": _sum(1),
     "aten.sub": _sum(-1),
     "aten.rsub": _reversed_difference,
@@ -327,9 +344,6 @@ ROWS: dict[str, Lowering] = {
     "aten.logical_not": lambda c: c.algebra.unary(
         "tosa.logical_not", c.algebra.cast(c.value("self"), torch.bool)
     ),
-    "aten.bitwise_and": _bitwise("tosa.logical_and", "tosa.bitwise_and"),
-    "aten.bitwise_or": _bitwise("tosa.logical_or", "tosa.bitwise_or"),
-    "aten.bitwise_xor": _bitwise("tosa.logical_xor", "tosa.bitwise_xor"),
     "aten.bitwise_not": lambda c: c.algebra.unary(
         "tosa.logical_not" if c.out.dtype is torch.bool else "tosa.bitwise_not", c.value("self")
     ),
@@ -339,6 +353,8 @@ ROWS: dict[str, Lowering] = {
     "aten._prelu_kernel": _prelu,
     "aten.prelu": _prelu,
     "aten.elu": _elu,
+    "aten.celu": lambda c: _curved(c, c.number("alpha"), 1.0, 1 / c.number("alpha")),
+    "aten.selu": lambda c: _curved(c, _SELU_ALPHA, _SELU_SCALE, 1.0),
     "aten.glu": _glu,
     "aten.clamp": _clamp,
     "aten.clamp_min": _clamp,

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from math import prod
 
+import torch
+
 from ridgeline.backends.mlir.algebra import Algebra
 from ridgeline.backends.mlir.call import Call
 from ridgeline.backends.mlir.row import Lowering
@@ -44,14 +46,8 @@ def _layer_norm(call: Call) -> Value:
 def _rms_norm(call: Call) -> Value:
     a, x = call.algebra, call.value("input")
     dims = plain(x.rank)[x.rank - len(call.ints("normalized_shape")) :]
-    eps = call.number("eps") if call.has("eps") else _smallest(x)
+    eps = call.number("eps") if call.has("eps") else torch.finfo(x.dtype).eps
     return _scaled(call, a.mul(x, _inverse_root(a, x, dims, eps)))
-
-
-def _smallest(x: Value) -> float:
-    import torch
-
-    return torch.finfo(x.dtype).eps
 
 
 def _group_norm(call: Call) -> Value:
@@ -78,6 +74,12 @@ def _batch_norm(call: Call) -> Value:
     shift = shift + call.known("bias").double() if call.has("bias") else shift
     factors = [t.to(x.dtype).reshape(shape) for t in (weight, shift)]
     return call.algebra.add(call.algebra.mul(x, factors[0]), factors[1])
+
+
+def _batch_norm_and_statistics(call: Call) -> tuple[Operand, ...]:
+    """The statistics of the batch are not computed: they are empty."""
+    nothing = tuple(torch.empty(tuple(spec.shape), dtype=spec.dtype) for spec in call.outs[1:])
+    return (_batch_norm(call), *nothing)
 
 
 def softmax(writer: Writer, x: Value, dim: int) -> Value:
@@ -107,6 +109,7 @@ ROWS: dict[str, Lowering] = {
     "aten.rms_norm": _rms_norm,
     "aten.group_norm": _group_norm,
     "aten.batch_norm": _batch_norm,
+    "aten._native_batch_norm_legit_no_training": _batch_norm_and_statistics,
     "aten.softmax": _softmax,
     "aten._softmax": _softmax,
     "aten.log_softmax": _log_softmax,

@@ -63,18 +63,20 @@ def _correction(call: Call) -> float:
     return float(call.flag("unbiased")) if call.has("unbiased") else 1.0
 
 
-def _best(name: str) -> Lowering:
-    """The index of an extreme along one dimension."""
+def _best(prepare: Callable[[Algebra, Value], Value]) -> Lowering:
+    """The index of the largest of what `prepare` makes of the operand, along one dimension."""
 
     def lower(call: Call) -> Value:
         if not call.has("dim"):
             raise UnsupportedOp("it has no dim")
-        x = call.value("self")
+        x = prepare(call.algebra, call.value("self"))
         dim = call.dim("dim", x.rank)
         axis = x.order.index(dim)
         shape = [size for i, size in enumerate(x.shape) if i != axis]
         order = tuple(d - (d > dim) for d in x.order if d != dim)
-        found = call.writer.op(name, [x], shape, torch.int32, order, axis=f"{axis} : i32")
+        found = call.writer.op(
+            "tosa.argmax", [x], shape, torch.int32, order, axis=f"{axis} : i32"
+        )
         wide = call.algebra.cast(found, call.out.dtype)
         if not call.flag("keepdim"):
             return wide
@@ -100,6 +102,6 @@ ROWS: dict[str, Lowering] = {
     "aten.all": _reduction("tosa.reduce_all", torch.bool),
     "aten.var": _spread(lambda _, x: x),
     "aten.std": _spread(_root),
-    "aten.argmax": _best("tosa.argmax"),
-    "aten.argmin": _best("tosa.argmin"),
+    "aten.argmax": _best(lambda _, x: x),
+    "aten.argmin": _best(lambda a, x: a.negate(x)),
 }
