@@ -98,7 +98,7 @@ def first_that_compiles(ways: Mapping[str, Way]) -> tuple[Compiled, Route]:
         try:
             return way(), Route(taken=name, refused=refused)
         except Exception as error:  # compilers raise every kind of exception
-            refused[name] = _reason(error)
+            refused[name] = reason_of(error)
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
     raise BackendError(f"no route to IREE takes it ({reasons}).")
 
@@ -117,7 +117,7 @@ def _not_installed() -> Compiled:
     raise BackendError("it is not installed; pip install torch-mlir")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The first error in a compiler's complaint, else its first line."""
     lines = str(error).splitlines()
     found = next((line.partition("error: ")[2] for line in lines if "error: " in line), None)

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
@@ -11,6 +12,9 @@ from torch.export import ExportedProgram, default_decompositions
 from ridgeline.backends.backend import first_line
 from ridgeline.backends.stateless import Stateless
 from ridgeline.errors import BackendError
+
+if TYPE_CHECKING:
+    from torch_mlir.ir import Module
 
 _aten = torch.ops.aten
 # torch-mlir's name of each dialect, and IREE's. Convolutions are fast as TOSA alone (it holds them
@@ -42,9 +46,12 @@ def prepare(module: fx.GraphModule) -> None:
 
 
 def bytecode(program: ExportedProgram, dialect: str) -> bytes:
-    """The program in a dialect of MLIR; as bytecode, because the two libraries differ in how they
-    spell it as text.
-    """
+    """The program in a dialect of MLIR. Raises BackendError with torch-mlir's reason."""
+    return serialised(imported(program, dialect))
+
+
+def imported(program: ExportedProgram, dialect: str) -> "Module":
+    """torch-mlir's module of the program. Raises BackendError with torch-mlir's reason."""
     from torch_mlir import fx as importers
     from torch_mlir import ir
     from torch_mlir.dialects import torch as dialects
@@ -61,11 +68,18 @@ def bytecode(program: ExportedProgram, dialect: str) -> bytes:
     context.attach_diagnostic_handler(keep)
     importer = FxImporter(context=context)
     try:
-        module = importers.export_and_import(program, output_type=dialect, fx_importer=importer)
+        module: Module = importers.export_and_import(
+            program, output_type=dialect, fx_importer=importer
+        )
     except Exception as error:
         raise BackendError(said[-1] if said else first_line(error)) from error
+    return module
+
+
+def serialised(module: "Module") -> bytes:
+    """A module as bytecode, because torch-mlir and IREE differ in how they spell it as text."""
     buffer = io.BytesIO()
-    module.operation.writebytecode(buffer)
+    module.operation.write_bytecode(buffer)
     return buffer.getvalue()
 
 
