@@ -108,15 +108,16 @@ def test_a_convolutional_net_is_turned_once() -> None:
     emitted = emit(stateless(tiny("resnet")[0]))
     names = words(emitted)
     assert names.count("tosa.transpose") == 1
-    assert names[0] == "tosa.transpose"
+    assert next(n for n in names if n.startswith("tosa")) == "tosa.transpose"
     assert "f64" not in emitted.text
 
 
 def test_what_a_small_net_becomes() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
     emitted = emit(stateless(capture(model, (torch.randn(5, 3),))))
-    layer = ["tensor.empty()", "linalg.fill", "linalg.matmul", "tosa.add"]
-    assert words(emitted) == [*layer, "tosa.maximum", *layer]
+    starts = ["tensor.empty()", "linalg.fill"]
+    layer = ["linalg.matmul", "tosa.add"]
+    assert words(emitted) == [*starts, *starts, *layer, "tosa.maximum", *layer]
     assert {tuple(w.shape) for w in emitted.weights.values()} == {(3, 4), (1, 4), (4, 2), (1, 2)}
     assert all(w.is_contiguous() for w in emitted.weights.values())
 

@@ -6,8 +6,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ridgeline.backends.mlir.value import Operand, Value, plain, tensor_type
-from ridgeline.backends.mlir.writer import Writer
+from ridgeline.backends.mlir.value import Operand, Value, element_type, plain, tensor_type
+from ridgeline.backends.mlir.writer import Writer, literal
 
 _NO_SHIFT = 0
 
@@ -48,6 +48,11 @@ class Algebra:
 
     def clamp(self, x: Value, low: float | None, high: float | None) -> Value:
         """x between two bounds, either of which may be absent."""
+        if low is not None and high is not None and x.dtype.is_floating_point:
+            kind = element_type(x.dtype)
+            given = {"min_val": low, "max_val": high}
+            bounds = {k: f"{literal(v, x.dtype)} : {kind}" for k, v in given.items()}
+            return self.writer.op("tosa.clamp", [x], x.shape, x.dtype, x.order, **bounds)
         for name, bound in (("tosa.maximum", low), ("tosa.minimum", high)):
             if bound is not None:
                 x = self.binary(name, x, bound)

@@ -74,17 +74,17 @@ class Writer:
         count = len(sizes)
         listed = ", ".join(map(str, sizes))
         text = f'"tosa.const_shape"() <{{values = dense<[{listed}]> : tensor<{count}xindex>}}>'
-        return self._once(text, f"!tosa.shape<{count}>", is_generic=True)
+        kind = f"!tosa.shape<{count}>"
+        return f"{self._once(f'{text} : () -> {kind}')}:{kind}"
 
     def scalar(self, number: float, dtype: torch.dtype) -> str:
         """A number outside any tensor, as an operand."""
         kind = element_type(dtype)
-        return self._once(f"arith.constant {literal(number, dtype)}", kind, is_generic=False)
+        return f"{self._once(f'arith.constant {literal(number, dtype)} : {kind}')}:{kind}"
 
     def index(self, number: int) -> str:
         """A position, by name."""
-        text = f"arith.constant {number}"
-        return self._once(text, "index", is_generic=False).partition(":")[0]
+        return self._once(f"arith.constant {number} : index")
 
     def splat(
         self,
@@ -95,9 +95,23 @@ class Writer:
     ) -> Value:
         """A constant that holds one number everywhere."""
         kind = tensor_type(shape, dtype)
-        text = f'"tosa.const"() <{{values = dense<{literal(number, dtype)}> : {kind}}}>'
-        name = self._once(text, kind, is_generic=True).partition(":")[0]
+        values = f"dense<{literal(number, dtype)}> : {kind}"
+        name = self._once(f'"tosa.const"() <{{values = {values}}}> : () -> {kind}')
         return Value(name, tuple(shape), dtype, plain(len(shape)) if order is None else order)
+
+    def blank(self, shape: Sequence[int], dtype: torch.dtype) -> Value:
+        """A tensor of no content: the shape of what linalg computes."""
+        kind = tensor_type(shape, dtype)
+        name = self._once(f"tensor.empty() : {kind}")
+        return Value(name, tuple(shape), dtype, plain(len(shape)))
+
+    def filled(self, shape: Sequence[int], dtype: torch.dtype, number: float) -> Value:
+        """One number everywhere: what a reduction in linalg starts from."""
+        into = self.blank(shape, dtype)
+        name, _, kind = self.scalar(number, dtype).partition(":")
+        outs = f"outs({into.name} : {into.type}) -> {into.type}"
+        filled = self._once(f"linalg.fill ins({name} : {kind}) {outs}")
+        return Value(filled, into.shape, dtype, into.order)
 
     def constant(self, tensor: Tensor, order: tuple[int, ...] | None = None) -> Value:
         """A tensor that is known, laid in `order`: one number in the text, or a weight."""
@@ -169,13 +183,12 @@ class Writer:
         """The number of the next line."""
         return len(self._lines)
 
-    def _once(self, text: str, kind: str, *, is_generic: bool) -> str:
-        key = (text, kind)
-        if key not in self._known:
-            name = self._known[key] = self.fresh()
-            typed = f"() -> {kind}" if is_generic else kind
-            self._head.append(f"{_INDENT}{name} = {text} : {typed}")
-        return f"{self._known[key]}:{kind}"
+    def _once(self, text: str) -> str:
+        """The name of what needs no operand, written at the head of the function."""
+        if (text,) not in self._known:
+            name = self._known[text,] = self.fresh()
+            self._head.append(f"{_INDENT}{name} = {text}")
+        return self._known[text,]
 
 
 def literal(number: float, dtype: torch.dtype) -> str:

@@ -84,7 +84,7 @@ def _batch_norm_and_statistics(call: Call) -> tuple[Operand, ...]:
 
 def softmax(writer: Writer, x: Value, dim: int) -> Value:
     """e^x over its sum along one dimension of the graph's tensor."""
-    blank = writer.value(f"tensor.empty() : {x.type}", x.shape, x.dtype)
+    blank = writer.blank(x.shape, x.dtype)
     axis = x.order.index(dim)
     text = f"linalg.softmax dimension({axis}) ins({x.name} : {x.type}) outs({blank.name} : {x.type})"
     return writer.value(f"{text} -> {x.type}", x.shape, x.dtype, x.order)

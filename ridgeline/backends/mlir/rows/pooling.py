@@ -11,7 +11,6 @@ from ridgeline.backends.mlir.algebra import Algebra
 from ridgeline.backends.mlir.call import Call
 from ridgeline.backends.mlir.row import Lowering
 from ridgeline.backends.mlir.rows.convolution import Window, spread
-from ridgeline.backends.mlir.rows.products import filled
 from ridgeline.backends.mlir.rows.shapes import padded, tiled
 from ridgeline.backends.mlir.value import Value, channels_last
 from ridgeline.errors import UnsupportedOp
@@ -53,9 +52,8 @@ def _pooled(
     """Every window reduced, from a start that is also the border."""
     x, border = window.fitted(a, x, out)
     x = padded(a.writer, x, (0, 0, *border[::2]), (0, 0, *border[1::2]), start)
-    sum_of = filled(a.writer, (x.shape[0], *out, x.shape[-1]), x.dtype, start)
-    shape = "x".join(map(str, window.kernel))
-    frame = a.writer.value(f"tensor.empty() : tensor<{shape}xf32>", window.kernel, torch.float32)
+    sum_of = a.writer.filled((x.shape[0], *out, x.shape[-1]), x.dtype, start)
+    frame = a.writer.blank(window.kernel, torch.float32)
     op = f"linalg.pooling_{_LAYOUTS[window.rank]}_{name}"
     steps = ", ".join(
         f"{word} = dense<[{', '.join(map(str, values))}]> : tensor<{window.rank}xi64>"

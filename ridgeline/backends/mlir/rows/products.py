@@ -24,24 +24,10 @@ def product(a: Algebra, x: Value, y: Value) -> Value:
     *batch, rows, _ = x.shape
     shape = (*batch, rows, y.shape[-1])
     wide = _WIDE.get(x.dtype, x.dtype)
-    start = zeros(writer, shape, wide)
+    start = writer.filled(shape, wide, 0)
     name = "linalg.batch_matmul" if batch else "linalg.matmul"
     text = f"{name} ins({x.name}, {y.name} : {x.type}, {y.type}) outs({start.name} : {start.type})"
     return a.cast(writer.value(f"{text} -> {start.type}", shape, wide), x.dtype)
-
-
-def zeros(writer: Writer, shape: tuple[int, ...], dtype: torch.dtype) -> Value:
-    """What a sum in linalg starts from."""
-    return filled(writer, shape, dtype, 0)
-
-
-def filled(writer: Writer, shape: tuple[int, ...], dtype: torch.dtype, number: float) -> Value:
-    """One number everywhere, as the start of a reduction in linalg."""
-    blank = writer.value(f"tensor.empty() : {Value('', shape, dtype, ()).type}", shape, dtype)
-    scalar = writer.scalar(number, dtype)
-    name, _, kind = scalar.partition(":")
-    text = f"linalg.fill ins({name} : {kind}) outs({blank.name} : {blank.type}) -> {blank.type}"
-    return writer.value(text, shape, dtype)
 
 
 def linear(a: Algebra, x: Value, weight: Operand, bias: Operand | None) -> Value:

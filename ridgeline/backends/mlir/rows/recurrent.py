@@ -109,8 +109,7 @@ def _loop(
     time, directions, batch, width = gates.shape
     shape, dtype = (directions, batch, width // 4), gates.dtype
     across = writer.constant(outer)
-    listed = (time, *shape)
-    blank = writer.value(f"tensor.empty() : {Value('', listed, dtype, ()).type}", listed, dtype)
+    blank = writer.blank((time, *shape), dtype)
     zero, one, end = (writer.index(n) for n in (0, 1, time))
     step = writer.fresh()
     hidden, cell, out = (
