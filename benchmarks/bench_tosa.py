@@ -17,10 +17,12 @@ import gc
 import platform
 import re
 import resource
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,7 +53,7 @@ BEGIN, END = "<!-- begin: bench_tosa.py -->", "<!-- end: bench_tosa.py -->"
 PACKAGES = ("torch", "torch-mlir", "iree-base-compiler")
 SEED, THREADS, MS = 0, 2, 1e3
 ROUNDS, SAMPLES_PER_TURN = 6, 2
-COMPILE_LIMIT_S = 600
+COMPILE_LIMIT_S = 420
 # The smallest first, so that a record is of use early.
 MODELS = (
     "deepadipose", "mobilenetv3-large", "crnn", "bert-base", "llama-small", "vit-b-16", "resnet50",
@@ -205,7 +207,8 @@ def _compiled(model: str, writer: str, flags: str, written: Written, folder: Pat
     )
     start, cpu_s = time.perf_counter(), _children_s()
     try:
-        code = iree.compiled(written.module, "tosa", FLAGS[flags])
+        with _limited(COMPILE_LIMIT_S):
+            code = iree.compiled(written.module, "tosa", FLAGS[flags])
     except Exception as error:
         entry.refused = reason_of(error)
         return entry
@@ -214,6 +217,21 @@ def _compiled(model: str, writer: str, flags: str, written: Written, folder: Pat
     entry.code_bytes = len(code)
     (folder / f"{_file(flags)}.vmfb").write_bytes(code)
     return entry
+
+
+@contextmanager
+def _limited(limit_s: int) -> Iterator[None]:
+    """Ends what is in the block, and the compiler that it waits for, after some seconds."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not compiled in {limit_s} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(limit_s)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
 
 
 def _file(flags: str) -> str:

@@ -45,8 +45,7 @@ def emit_all(forms: Mapping[str, Stateless]) -> Emitted:
     weights: dict[str, Tensor] = {}
     for name, form in forms.items():
         writer = Writer(prefix="" if name == "main" else f"{name}_")
-        lines = _function(name, form, writer)
-        parts += [*writer.globals(), *lines]
+        parts += _function(name, form, writer)
         weights |= writer.weights
     return Emitted(text="\n".join([*parts, ""]), weights=weights)
 
@@ -72,9 +71,11 @@ def _function(name: str, form: Stateless, writer: Writer) -> list[str]:
             raise UnsupportedOp(f"result {value.name} came out as {value.type}, not {wanted}.")
     types = ", ".join(v.type for v in results)
     names = ", ".join(v.name for v in results)
+    globals_, body = writer.finish(results)
     return [
+        *globals_,
         f"func.func @{name}({', '.join(given)}) -> ({types}) {{",
-        *writer.body(),
+        *body,
         f"  return {names} : {types}",
         "}",
     ]

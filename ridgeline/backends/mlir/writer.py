@@ -1,5 +1,6 @@
 """Writer: the module under way, line by line, and the weights that it names."""
 
+import re
 import struct
 from collections.abc import Sequence
 
@@ -10,6 +11,9 @@ from ridgeline.backends.mlir.value import Value, element_type, plain, tensor_typ
 
 SCOPE = "model"
 _INDENT = "  "
+# A line that defines one value, all that it does; and the values that a line names.
+_DEFINITION = re.compile(r"^\s*%\w+ = ")
+_NAMES = re.compile(r"%\w+")
 
 
 class Writer:
@@ -26,6 +30,7 @@ class Writer:
         self._count = 0
         self._known: dict[tuple[object, ...], str] = {}
         self._moved: dict[tuple[Value, tuple[int, ...]], Value] = {}
+        self._origins: dict[str, Value] = {}
         self._kept: list[Tensor] = []
 
     def fresh(self) -> str:
@@ -157,20 +162,32 @@ class Writer:
     def reshape(
         self, value: Value, shape: Sequence[int], order: tuple[int, ...] | None = None
     ) -> Value:
-        """The same memory in another shape."""
+        """The same memory in another shape; of what is itself reshaped, its source is."""
         order = plain(len(shape)) if order is None else order
-        if value.shape == tuple(shape):
-            return Value(value.name, value.shape, value.dtype, order)
-        operands = [value, self.dims(shape)]
-        return self.op("tosa.reshape", operands, shape, value.dtype, order)
+        source = value if value.shape == tuple(shape) else self._origins.get(value.name, value)
+        if source.shape == tuple(shape):
+            return Value(source.name, source.shape, source.dtype, order)
+        found = self.op("tosa.reshape", [source, self.dims(shape)], shape, source.dtype, order)
+        self._origins[found.name] = source
+        return found
 
-    def body(self) -> list[str]:
-        """The lines of the function so far, constants first."""
-        return [*self._head, *self._lines]
-
-    def globals(self) -> list[str]:
-        """The lines that name the weights."""
-        return list(self._globals)
+    def finish(self, results: Sequence[Value]) -> tuple[list[str], list[str]]:
+        """The lines that name the weights, and those of the function, constants first; what
+        nothing reads is left out of both.
+        """
+        live = {value.name for value in results}
+        kept: list[str] = []
+        for line in reversed([*self._head, *self._lines]):
+            names = _NAMES.findall(line)
+            if _DEFINITION.match(line) and names[0] not in live:
+                continue
+            live.update(names)
+            kept.append(line)
+        text = "\n".join(kept)
+        read = {name for name in self.weights if f"@{name} :" in text}
+        self.weights = {name: tensor for name, tensor in self.weights.items() if name in read}
+        named = [line for line in self._globals if line.split()[2].removeprefix("@") in read]
+        return named, kept[::-1]
 
     def take(self, start: int) -> list[str]:
         """Removes and returns the lines from number `start` on: the body of a loop."""

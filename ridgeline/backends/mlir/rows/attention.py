@@ -8,8 +8,8 @@ from torch import Tensor
 from ridgeline.backends.mlir.call import Call, shape_of
 from ridgeline.backends.mlir.row import Lowering
 from ridgeline.backends.mlir.rows.norms import softmax
-from ridgeline.backends.mlir.rows.products import matmul
-from ridgeline.backends.mlir.value import Operand, Value
+from ridgeline.backends.mlir.rows.products import product, stacked
+from ridgeline.backends.mlir.value import Operand, Value, plain
 from ridgeline.backends.mlir.views import permuted
 from ridgeline.errors import UnsupportedOp
 
@@ -20,21 +20,32 @@ def _attention(call: Call) -> Value:
         raise UnsupportedOp("its heads share keys and values")
     if call.number("dropout_p"):
         raise UnsupportedOp("it drops scores at random")
-    a, query, key = call.algebra, call.value("query"), call.value("key")
-    scale = call.number("scale") if call.has("scale") else 1 / sqrt(query.logical[-1])
-    rank = key.rank
-    across = permuted(key, [*range(rank - 2), rank - 1, rank - 2])
-    scores = a.mul(matmul(a, query, across), scale)
+    a, key = call.algebra, call.value("key")
+    scale = call.number("scale") if call.has("scale") else 1 / sqrt(key.logical[-1])
+    query = a.mul(call.value("query"), scale)
+    across = permuted(key, [*plain(key.rank - 2), key.rank - 1, key.rank - 2])
+    *batch, rows, _ = call.shape
+    scores = product(a, *(stacked(call.writer, x, batch) for x in (query, across)))
+    scores = _masked(call, scores, (*batch, rows, scores.shape[-1]))
+    weights = softmax(call.writer, scores, 2)
+    found = product(a, weights, stacked(call.writer, call.operand("value"), batch))
+    return call.writer.reshape(found, call.shape)
+
+
+def _masked(call: Call, stack: Value, shape: tuple[int, ...]) -> Value:
+    """The stack of scores, with those that are not to be seen as low as can be."""
+    masks: list[Operand] = [call.operand("attn_mask")] if call.has("attn_mask") else []
     if call.flag("is_causal"):
-        ones = torch.ones(scores.logical[-2:], dtype=torch.bool).tril()
-        scores = _masked(call, scores, ones)
-    if call.has("attn_mask"):
-        scores = _masked(call, scores, call.operand("attn_mask"))
-    weights = softmax(call.writer, scores, scores.rank - 1)
-    return matmul(a, weights, call.value("value"))
+        masks.append(torch.ones(shape[-2:], dtype=torch.bool).tril())
+    if not masks:
+        return stack
+    scores = call.writer.reshape(stack, shape)
+    for mask in masks:
+        scores = _hidden(call, scores, mask)
+    return call.writer.reshape(scores, stack.shape)
 
 
-def _masked(call: Call, scores: Value, mask: Operand) -> Value:
+def _hidden(call: Call, scores: Value, mask: Operand) -> Value:
     """Scores with a mask added; where it is one of truths, the others are as low as can be."""
     lowest = torch.finfo(scores.dtype).min
     if mask.dtype is not torch.bool:

@@ -1,5 +1,6 @@
 """Matrix products: linalg's, because data tiling packs their operands and TOSA's run batched."""
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -74,13 +75,13 @@ def matmul(a: Algebra, x: Operand, y: Operand) -> Value:
         left = writer.constant(x) if isinstance(x, Tensor) else x
         return linear(a, left, flipped, None)
     batch = torch.broadcast_shapes(shape_of(x)[:-2], shape_of(y)[:-2])
-    left, right = (_stacked(writer, v, batch) for v in (x, y))
+    left, right = (stacked(writer, v, batch) for v in (x, y))
     found = product(a, left, right)
     return writer.reshape(found, (*batch, *found.shape[-2:]))
 
 
-def _stacked(writer: Writer, operand: Operand, batch: torch.Size) -> Value:
-    """The operand as (all batches, rows, columns), row by row."""
+def stacked(writer: Writer, operand: Operand, batch: Sequence[int]) -> Value:
+    """The operand, broadcast, as (all batches, rows, columns), row by row."""
     *own, rows, columns = shape_of(operand)
     if isinstance(operand, Tensor):
         wide = operand.expand(*batch, rows, columns)
