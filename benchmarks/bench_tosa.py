@@ -59,7 +59,7 @@ MODELS = (
     "deepadipose", "mobilenetv3-large", "crnn", "bert-base", "llama-small", "vit-b-16", "resnet50",
     "sd-v1-block", "covid-mtl", "bcnn", "yolox-s", "resnext50-32x4d",
 )  # fmt: skip
-FLAGS = {"UFront's": (), "tuned": iree.TUNED}
+FLAGS = {"UFront's": ("--iree-llvmcpu-target-cpu=generic",), "tuned": iree.TUNED}
 OURS, STOCK, REPAIRED = "ridgeline", "torch-mlir", "torch-mlir, decomposed by us"
 _OP = re.compile(r"^\s*(?:%[\w:#, %]+ = )?\"?([a-z_][\w]*\.[\w.]+)")
 
@@ -166,16 +166,12 @@ def _build(record: Record, model: str) -> None:
 def _loaded(model: str, case: Case) -> tuple[nn.Module, tuple[Tensor, ...], Phase]:
     torch.manual_seed(SEED)
     phase = Phase(case.phase)
-    loaded = load_model(
-        Request(target=case.target, phase=phase, batch=case.batch, seq=case.seq)
-    )
+    loaded = load_model(Request(target=case.target, phase=phase, batch=case.batch, seq=case.seq))
     assert not loaded.kwargs, f"{model} takes inputs by name"
     return loaded.module.eval(), tuple(loaded.inputs), phase
 
 
-def _compiled_all(
-    record: Record, model: str, writer: str, write: Callable[[], Written]
-) -> bool:
+def _compiled_all(record: Record, model: str, writer: str, write: Callable[[], Written]) -> bool:
     """Adds an entry per set of flags; whether any compiled."""
     try:
         with silent():
@@ -420,7 +416,11 @@ def _summary(record: Record) -> str:
     """Ours over torch-mlir's, on the models that both run, with the tuned flags."""
     found = {(e.model, e.writer): e for e in record.entries if e.flags == "tuned" and not e.refused}
     sentences = []
-    for name, field in (("ops", "ops"), ("CPU seconds to compile", "compile_cpu_s"), ("time", "time_s")):
+    for name, field in (
+        ("ops", "ops"),
+        ("CPU seconds to compile", "compile_cpu_s"),
+        ("time", "time_s"),
+    ):
         ratios = []
         for model in MODELS:
             ours = found.get((model, OURS))

@@ -83,9 +83,7 @@ def by_torch_mlir(graph: Graph, form: Stateless) -> dict[str, Way]:
     """torch-mlir's routes, those first that suit the graph; none where it is not installed."""
     if find_spec("torch_mlir") is None:
         return {"torch-mlir": _not_installed}
-    names = (
-        torch_mlir.FOR_ATTENTION if has_attention(graph) else torch_mlir.FOR_CONVOLUTIONS
-    )
+    names = torch_mlir.FOR_ATTENTION if has_attention(graph) else torch_mlir.FOR_CONVOLUTIONS
     return {name: partial(_converted, form, name) for name in names}
 
 

@@ -69,7 +69,7 @@ def elementwise() -> dict[str, Case]:
         "leaky_relu": F.leaky_relu, "leaky_relu_steep": lambda x: F.leaky_relu(x, 1.5),
         "elu": F.elu, "selu": F.selu, "celu": lambda x: F.celu(x, 0.7),
         "clamp": lambda x: x.clamp(-0.3, 0.4), "clamp_min": lambda x: x.clamp_min(0.1),
-        "clamp_max": lambda x: x.clamp(max=0.1), "hardtanh": F.hardtanh,
+        "clamp_max": lambda x: x.clamp_max(0.1), "clamp_above": lambda x: x.clamp(max=0.1),
         "cube": lambda x: x**3, "rsub": lambda x: 1.5 - x, "add_alpha": lambda x: x.add(x, alpha=2),
         "sub_number": lambda x: x - 0.25, "clone": torch.clone, "dropout": lambda x: F.dropout(x, training=False) * 2,
         "glu": lambda x: F.glu(x[..., :4]),
@@ -91,8 +91,11 @@ def elementwise() -> dict[str, Case]:
         "where": lambda x, y: torch.where(x > y, x, y),
         "where_number": lambda x, y: torch.where(x > y, 1.0, 0.5) * x,
         "masked_fill": lambda x, y: x.masked_fill(y > 0, -2.0),
-        "bitwise_and": lambda x, y: (x > 0) & (y > 0), "bitwise_or": lambda x, y: (x > 0) | (y > 0),
-        "bitwise_xor": lambda x, y: (x > 0) ^ (y > 0),
+        "and": lambda x, y: (x > 0) & (y > 0), "or": lambda x, y: (x > 0) | (y > 0),
+        "xor": lambda x, y: (x > 0) ^ (y > 0),
+        "bitwise_and": lambda x, y: torch.bitwise_and(x > 0, y > 0),
+        "bitwise_or": lambda x, y: torch.bitwise_or(x > 0, y > 0),
+        "bitwise_xor": lambda x, y: torch.bitwise_xor(x > 0, y > 0),
         "bool_mul": lambda x, y: ((x > 0) * (y > 0)).float(),
     }  # fmt: skip
     found = {name: Case(function=f, inputs=(_noise(2, 3, 5),)) for name, f in anywhere.items()}
@@ -156,6 +159,20 @@ def convolutions() -> dict[str, Case]:
         "conv1d_grouped": conv(1, (6, 2, 3), (9,), groups=2),
         "conv3d": conv(3, (5, 3, 3, 2, 3), (4, 5, 6), padding=(1, 0, 1), stride=(1, 2, 2)),
         "conv3d_pointwise": conv(3, (5, 3, 1, 1, 1), (2, 3, 4)),
+        "convolution": Case(
+            function=lambda x, w: torch.convolution(
+                x, w, None, [2, 1], [1, 0], [1, 1], False, [0, 0], 1
+            ),
+            inputs=(_noise(1, 3, 6, 5),),
+            buffers=(_noise(4, 3, 3, 2),),
+        ),
+        "convolution_transposed": Case(
+            function=lambda x, w: torch.convolution(
+                x, w, None, [2, 1], [1, 0], [1, 1], True, [0, 0], 1
+            ),
+            inputs=(_noise(1, 3, 6, 5),),
+            buffers=(_noise(3, 4, 3, 2),),
+        ),
         "without_bias": Case(
             function=F.conv2d, inputs=(_noise(1, 3, 5, 5),), buffers=(_noise(4, 3, 3, 3),)
         ),
@@ -189,9 +206,7 @@ def pools() -> dict[str, Case]:
         "max_pool1d": of(line, lambda x: F.max_pool1d(x, 2)),
         "max_pool3d": of(volume, lambda x: F.max_pool3d(x, 2, padding=1)),
         "avg_pool2d": of(image, lambda x: F.avg_pool2d(x, 3, 2, 1)),
-        "avg_pool2d_within": of(
-            image, lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)
-        ),
+        "avg_pool2d_within": of(image, lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)),
         "avg_pool2d_ceil": of(image, lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True)),
         "avg_pool2d_divided": of(image, lambda x: F.avg_pool2d(x, 2, divisor_override=3)),
         "avg_pool1d": of(line, lambda x: F.avg_pool1d(x, 3)),
@@ -200,6 +215,9 @@ def pools() -> dict[str, Case]:
         "adaptive_to_few": of(_noise(1, 3, 6, 8), lambda x: F.adaptive_avg_pool2d(x, (3, 2))),
         "adaptive3d": of(volume, lambda x: F.adaptive_avg_pool3d(x, 1)),
         "nearest": of(image, lambda x: F.interpolate(x, scale_factor=2.0)),
+        "adaptive1d": of(line, lambda x: F.adaptive_avg_pool1d(x, 3)),
+        "nearest1d": of(line, lambda x: F.interpolate(x, scale_factor=3.0)),
+        "nearest3d": of(volume, lambda x: F.interpolate(x, scale_factor=2.0)),
         "nearest_size": of(image, lambda x: F.interpolate(x, size=(21, 8))),
     }
 
@@ -211,7 +229,9 @@ def products_and_norms() -> dict[str, Case]:
     lstm = nn.LSTM(5, 6, num_layers=2, bidirectional=True, batch_first=True)
     plain_lstm = nn.LSTM(5, 6, bias=False)
     return {
-        "linear": Case(function=F.linear, inputs=(_noise(2, 3, 5),), buffers=(_noise(4, 5), _noise(4))),
+        "linear": Case(
+            function=F.linear, inputs=(_noise(2, 3, 5),), buffers=(_noise(4, 5), _noise(4))
+        ),
         "linear_vector": Case(function=F.linear, inputs=(_noise(5),), buffers=(_noise(4, 5),)),
         "linear_computed": Case(function=F.linear, inputs=(_noise(3, 5), _noise(4, 5))),
         "mm": Case(function=torch.mm, inputs=(_noise(3, 5), _noise(5, 4))),
@@ -272,11 +292,23 @@ def products_and_norms() -> dict[str, Case]:
             buffers=(_noise(3), _positive(3), _noise(3), _noise(3)),
         ),
         "softmax": Case(function=lambda x: x.softmax(1), inputs=(_noise(2, 3, 5),)),
+        "softmax_inner": Case(
+            function=lambda x: torch._softmax(x, 1, False), inputs=(_noise(2, 3, 5),)
+        ),
+        "log_softmax_inner": Case(
+            function=lambda x: torch._log_softmax(x, 1, False), inputs=(_noise(2, 3, 5),)
+        ),
         "log_softmax": Case(function=lambda x: x.log_softmax(-1), inputs=(_noise(2, 3, 5),)),
         "lstm": Case(
-            function=lambda x, *w: torch.lstm(x, w[:2], list(w[2:]), True, 2, 0.0, False, True, True),
+            function=lambda x, *w: torch.lstm(
+                x, w[:2], list(w[2:]), True, 2, 0.0, False, True, True
+            ),
             inputs=(_noise(3, 4, 5),),
-            buffers=(torch.zeros(4, 3, 6), _noise(4, 3, 6), *(p.detach() for p in lstm.parameters())),
+            buffers=(
+                torch.zeros(4, 3, 6),
+                _noise(4, 3, 6),
+                *(p.detach() for p in lstm.parameters()),
+            ),
         ),
         "lstm_computed_state": Case(
             function=lambda x, h, c, *w: torch.lstm(
@@ -313,6 +345,7 @@ def shapes() -> dict[str, Case]:
         "roll": lambda x: x.roll((1, -1), (1, 2)),
         "flip": lambda x: x.flip(0, 2),
         "pad": lambda x: F.pad(x, (1, 2, 0, 1), value=3.0),
+        "constant_pad": lambda x: torch.constant_pad_nd(x, (1, 0, 2, 1), 0.5),
         "pad_negative": lambda x: F.pad(x, (-1, 2)),
         "squeeze": lambda x: x[:, :1].squeeze(1),
         "flatten": lambda x: x.flatten(1),
@@ -356,12 +389,11 @@ def lookups_and_reductions() -> dict[str, Case]:
         "index_select": Case(
             function=lambda x, i: x.index_select(1, i), inputs=(x, _whole(5, below=3))
         ),
-        "index": Case(
-            function=lambda x, i: x[i], inputs=(x, torch.tensor([[1, 0], [-1, -2]]))
-        ),
+        "index": Case(function=lambda x, i: x[i], inputs=(x, torch.tensor([[1, 0], [-1, -2]]))),
         "index_known": Case(function=lambda x: x[torch.tensor([1, -1, 0])], inputs=(x,)),
         "index_copy": Case(
-            function=lambda x, s: x.index_copy(1, torch.arange(1, 3), s), inputs=(x, _noise(2, 2, 4))
+            function=lambda x, s: x.index_copy(1, torch.arange(1, 3), s),
+            inputs=(x, _noise(2, 2, 4)),
         ),
         "index_copy_whole": Case(
             function=lambda x, s: x.index_copy(1, torch.arange(3), s) + 1,

@@ -70,12 +70,17 @@ class Algebra:
         left, right = operands[:2]
         assert isinstance(left, Value)
         assert isinstance(right, Value)
-        shape = [max(a, b) if 0 not in (a, b) else 0 for a, b in zip(left.shape, right.shape, strict=True)]
+        shape = [
+            max(a, b) if 0 not in (a, b) else 0
+            for a, b in zip(left.shape, right.shape, strict=True)
+        ]
         if name == "tosa.mul":
             operands.append(self.writer.splat(_NO_SHIFT, [1], torch.int8))
         return self.writer.op(name, operands, shape, dtype or left.dtype, left.order)
 
-    def select(self, condition: Operand, x: Operand | float, y: Operand | float, shape: Sequence[int]) -> Value:
+    def select(
+        self, condition: Operand, x: Operand | float, y: Operand | float, shape: Sequence[int]
+    ) -> Value:
         """x where the condition holds, else y."""
         values = self.aligned([condition, x, y], shape)
         out = [max(sizes) for sizes in zip(*(v.shape for v in values), strict=True)]
@@ -109,7 +114,9 @@ class Algebra:
         dtype = kinds[0] if kinds else torch.bool
         return [self._placed(o, order, dtype) for o in operands]
 
-    def _placed(self, operand: Operand | float, order: tuple[int, ...], dtype: torch.dtype) -> Value:
+    def _placed(
+        self, operand: Operand | float, order: tuple[int, ...], dtype: torch.dtype
+    ) -> Value:
         rank = len(order)
         if isinstance(operand, int | float):
             return self.writer.splat(operand, [1] * rank, dtype, order)
@@ -147,5 +154,3 @@ class Algebra:
 
 # (from floating, to floating) -> the cast that TOSA lacks: it knows no 64-bit numbers.
 _CASTS = {(False, True): "arith.sitofp", (True, False): "arith.fptosi"}
-
-

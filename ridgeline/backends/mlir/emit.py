@@ -122,7 +122,9 @@ def _lowered(node: fx.Node, values: Mapping[fx.Node, object], writer: Writer) ->
         _check(found, call)
     except UnsupportedOp as error:
         reason = str(error).rstrip(".")
-        raise UnsupportedOp(f"no lowering for {node.target} (node {node.name}): {reason}.") from error
+        raise UnsupportedOp(
+            f"no lowering for {node.target} (node {node.name}): {reason}."
+        ) from error
     return found
 
 

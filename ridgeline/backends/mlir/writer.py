@@ -218,7 +218,9 @@ def literal(number: float, dtype: torch.dtype) -> str:
         try:
             (bits,) = struct.unpack("<I", struct.pack("<f", number))
         except OverflowError:  # beyond its largest
-            (bits,) = struct.unpack("<I", struct.pack("<f", float("inf") if number > 0 else -float("inf")))
+            (bits,) = struct.unpack(
+                "<I", struct.pack("<f", float("inf") if number > 0 else -float("inf"))
+            )
         return f"0x{bits:08X}"
     bits = int(torch.tensor(number, dtype=dtype).view(torch.int16)) & 0xFFFF
     return f"0x{bits:04X}"

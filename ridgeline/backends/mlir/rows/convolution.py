@@ -73,7 +73,9 @@ def _convolution(call: Call) -> Value:
     x = call.value("input", channels_last(rank + 2))
     if len(call.shape) != rank + 2:
         raise UnsupportedOp("it has no batch")
-    return _dispatched(call.algebra, x, weight, bias, window, call.integer("groups"), call.shape[2:])
+    return _dispatched(
+        call.algebra, x, weight, bias, window, call.integer("groups"), call.shape[2:]
+    )
 
 
 def _padding(call: Call, weight: Tensor) -> tuple[int, ...]:
@@ -195,7 +197,11 @@ def _grouped(
 ) -> Value:
     """A convolution per group, or per few groups side by side with zeros between them."""
     inputs = weight.shape[1]
-    joint = next(n for n in range(1, groups + 1) if groups % n == 0 and n * inputs >= _LEAST_CHANNELS or n == groups)
+    joint = next(
+        n
+        for n in range(1, groups + 1)
+        if groups % n == 0 and n * inputs >= _LEAST_CHANNELS or n == groups
+    )
     blocks = _block_diagonal(weight, groups, joint)
     biases = [None] * len(blocks) if bias is None else list(bias.chunk(len(blocks)))
     width = inputs * joint
@@ -223,7 +229,9 @@ def _transposed(call: Call) -> Value:
     weight, groups = call.known("weight"), call.integer("groups")
     if weight.dim() != 4 or set(call.ints("dilation")) != {1}:
         raise UnsupportedOp("it is transposed and not in two dimensions, or dilated")
-    bias = call.known("bias") if call.has("bias") else torch.zeros(call.shape[1], dtype=weight.dtype)
+    bias = (
+        call.known("bias") if call.has("bias") else torch.zeros(call.shape[1], dtype=weight.dtype)
+    )
     x = call.value("input", channels_last(4))
     width = x.shape[-1] // groups
     parts = [
@@ -254,6 +262,7 @@ def _scattered(call: Call, x: Value, weight: Tensor, bias: Tensor) -> Value:
 
 ROWS: dict[str, Lowering] = {
     **{f"aten.conv{rank}d": _convolution for rank in (1, 2, 3)},
-    **{f"aten.conv_transpose{rank}d": _transposed for rank in (1, 2, 3)},
+    "aten.conv_transpose2d": _transposed,
+    "aten.conv_transpose3d": _transposed,
     "aten.convolution": _convolution,
 }

@@ -282,7 +282,9 @@ def _glu(call: Call) -> Value:
     for begin in (0, half):
         starts = call.writer.dims([begin if i == axis else 0 for i in range(x.rank)])
         halves.append(
-            call.writer.op("tosa.slice", [x, starts, call.writer.dims(shape)], shape, x.dtype, x.order)
+            call.writer.op(
+                "tosa.slice", [x, starts, call.writer.dims(shape)], shape, x.dtype, x.order
+            )
         )
     return a.mul(halves[0], _sigmoid(a, halves[1]))
 
@@ -350,7 +352,6 @@ ROWS: dict[str, Lowering] = {
     "aten.gelu": _gelu,
     "aten.softplus": _softplus,
     "aten.leaky_relu": _leaky,
-    "aten._prelu_kernel": _prelu,
     "aten.prelu": _prelu,
     "aten.elu": _elu,
     "aten.celu": lambda c: _curved(c, c.number("alpha"), 1.0, 1 / c.number("alpha")),
@@ -363,12 +364,5 @@ ROWS: dict[str, Lowering] = {
     "aten.where": _where,
     "aten.masked_fill": _masked_fill,
     "aten._to_copy": _cast,
-    "aten.to": _cast,
-    "aten.type_as": _cast,
     "aten.clone": _same,
-    "aten.contiguous": _same,
-    "aten.alias": _same,
-    "aten.detach": _same,
-    "aten.lift_fresh_copy": _same,
-    "aten.dropout": _same,
 }

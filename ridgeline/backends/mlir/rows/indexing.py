@@ -21,7 +21,11 @@ def _rows(call: Call, table: Operand, indices: Value) -> Value:
     """The rows of a table, (K, *rest), at the indices, in the shape of the result."""
     writer = call.writer
     count, *rest = shape_of(table)
-    known = writer.constant(table) if isinstance(table, Tensor) else writer.move(table, plain(table.rank))
+    known = (
+        writer.constant(table)
+        if isinstance(table, Tensor)
+        else writer.move(table, plain(table.rank))
+    )
     wide = writer.reshape(known, (1, count, prod(rest)))
     flat = writer.reshape(writer.move(indices, plain(indices.rank)), (1, indices.numel))
     listed = call.algebra.cast(flat, torch.int32)

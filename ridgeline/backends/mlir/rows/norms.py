@@ -11,7 +11,6 @@ from ridgeline.backends.mlir.row import Lowering
 from ridgeline.backends.mlir.rows.shapes import viewed
 from ridgeline.backends.mlir.value import Operand, Value, channels_last, plain
 from ridgeline.backends.mlir.writer import Writer
-from ridgeline.errors import UnsupportedOp
 
 
 def normalised(a: Algebra, x: Value, dims: Sequence[int], eps: float) -> Value:
@@ -63,8 +62,6 @@ def _group_norm(call: Call) -> Value:
 
 def _batch_norm(call: Call) -> Value:
     """By the statistics of training: what no convolution before it took in."""
-    if call.flag("training"):
-        raise UnsupportedOp("it normalises by the statistics of its batch")
     x = call.value("input")
     shape = (-1, *(1 for _ in x.shape[2:]))
     mean, variance = (call.known(f"running_{name}") for name in ("mean", "var"))
@@ -86,7 +83,9 @@ def softmax(writer: Writer, x: Value, dim: int) -> Value:
     """e^x over its sum along one dimension of the graph's tensor."""
     blank = writer.blank(x.shape, x.dtype)
     axis = x.order.index(dim)
-    text = f"linalg.softmax dimension({axis}) ins({x.name} : {x.type}) outs({blank.name} : {x.type})"
+    text = (
+        f"linalg.softmax dimension({axis}) ins({x.name} : {x.type}) outs({blank.name} : {x.type})"
+    )
     return writer.value(f"{text} -> {x.type}", x.shape, x.dtype, x.order)
 
 
@@ -108,7 +107,6 @@ ROWS: dict[str, Lowering] = {
     "aten.layer_norm": _layer_norm,
     "aten.rms_norm": _rms_norm,
     "aten.group_norm": _group_norm,
-    "aten.batch_norm": _batch_norm,
     "aten._native_batch_norm_legit_no_training": _batch_norm_and_statistics,
     "aten.softmax": _softmax,
     "aten._softmax": _softmax,

@@ -41,7 +41,9 @@ def linear(a: Algebra, x: Value, weight: Operand, bias: Operand | None) -> Value
     if isinstance(weight, Tensor):
         across = writer.constant(weight.t())
     else:
-        across = writer.move(Value(weight.name, weight.shape, weight.dtype, _swapped(weight)), (0, 1))
+        across = writer.move(
+            Value(weight.name, weight.shape, weight.dtype, _swapped(weight)), (0, 1)
+        )
     found = product(a, flat, across)
     if bias is not None:
         found = a.add(found, bias)

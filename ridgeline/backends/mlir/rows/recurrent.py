@@ -47,7 +47,9 @@ def _lstm(call: Call) -> tuple[Value, Value, Value]:
     lasts: list[tuple[Value, Value]] = []
     for layer in range(call.integer("num_layers")):
         size = directions * per_direction
-        own = _weights([p for p in params if isinstance(p, Tensor)][layer * size :][:size], directions)
+        own = _weights(
+            [p for p in params if isinstance(p, Tensor)][layer * size :][:size], directions
+        )
         states = tuple(_cut_known(call, s, layer * directions, directions) for s in starts)
         x, hidden, cell = _layer(call.algebra, x, own, (states[0], states[1]))
         lasts.append((hidden, cell))
@@ -118,7 +120,9 @@ def _loop(
     start = writer.position
     strip = f"[{step}, 0, 0, 0][1, {directions}, {batch}, {{}}][1, 1, 1, 1]"
     now_DNG = Value("", gates.shape[1:], dtype, plain(3))
-    text = f"tensor.extract_slice {gates.name}{strip.format(width)} : {gates.type} to {now_DNG.type}"
+    text = (
+        f"tensor.extract_slice {gates.name}{strip.format(width)} : {gates.type} to {now_DNG.type}"
+    )
     now_DNG = a.add(writer.value(text, now_DNG.shape, dtype), product(a, hidden, across))
     fresh_hidden, fresh_cell = _step(a, now_DNG, cell)
     text = (
@@ -142,7 +146,9 @@ def _loop(
     fresh = ", ".join(v.name for v in (fresh_hidden, fresh_cell, fresh_out))
     writer.line(f"  scf.yield {fresh} : {types}")
     writer.line("}")
-    found = (Value(f"{name}#{i}", v.shape, dtype, v.order) for i, v in enumerate((hidden, cell, out)))
+    found = (
+        Value(f"{name}#{i}", v.shape, dtype, v.order) for i, v in enumerate((hidden, cell, out))
+    )
     last_hidden, last_cell, outputs = found
     return outputs, last_hidden, last_cell
 

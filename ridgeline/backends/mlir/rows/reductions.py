@@ -74,9 +74,7 @@ def _best(prepare: Callable[[Algebra, Value], Value]) -> Lowering:
         axis = x.order.index(dim)
         shape = [size for i, size in enumerate(x.shape) if i != axis]
         order = tuple(d - (d > dim) for d in x.order if d != dim)
-        found = call.writer.op(
-            "tosa.argmax", [x], shape, torch.int32, order, axis=f"{axis} : i32"
-        )
+        found = call.writer.op("tosa.argmax", [x], shape, torch.int32, order, axis=f"{axis} : i32")
         wide = call.algebra.cast(found, call.out.dtype)
         if not call.flag("keepdim"):
             return wide
@@ -84,8 +82,6 @@ def _best(prepare: Callable[[Algebra, Value], Value]) -> Lowering:
         return call.writer.reshape(flat, call.shape)
 
     return lower
-
-
 
 
 def _root(a: Algebra, x: Value) -> Value:

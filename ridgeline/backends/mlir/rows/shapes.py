@@ -32,9 +32,7 @@ def cut(writer: Writer, x: Value, dim: int, start: int, size: int, step: int = 1
         return writer.op("tosa.slice", operands, shape, x.dtype, x.order)
     steps = [step if i == axis else 1 for i in range(x.rank)]
     result = Value("", tuple(shape), x.dtype, x.order)
-    text = (
-        f"tensor.extract_slice {x.name}{starts}{list(shape)}{steps} : {x.type} to {result.type}"
-    )
+    text = f"tensor.extract_slice {x.name}{starts}{list(shape)}{steps} : {x.type} to {result.type}"
     return writer.value(text, shape, x.dtype, x.order)
 
 
@@ -109,13 +107,6 @@ def _select(call: Call) -> Value:
     dim = call.dim("dim", x.rank)
     one = cut(call.writer, x, dim, call.integer("index") % x.logical[dim], 1)
     return call.algebra.squeezed(one, [dim])
-
-
-def _narrow(call: Call) -> Value:
-    x = call.value("self")
-    dim = call.dim("dim", x.rank)
-    start = call.integer("start") % max(x.logical[dim], 1)
-    return cut(call.writer, x, dim, start, call.integer("length"))
 
 
 def _split(call: Call) -> tuple[Value, ...]:
@@ -225,24 +216,20 @@ def _pixel_shuffle(call: Call) -> Value:
     return viewed(call.writer, mixed, call.shape)
 
 
-_VIEWS = ("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "flatten", "unflatten")
+_VIEWS = ("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze")
 ROWS: dict[str, Lowering] = {
     **{f"aten.{name}": _view for name in _VIEWS},
     "aten.permute": _permute,
     "aten.transpose": _transpose,
     "aten.t": _reverse_dims,
-    "aten.numpy_T": _reverse_dims,
     "aten.expand": _expand,
     "aten.repeat": _repeat,
     "aten.slice": _slice,
     "aten.select": _select,
-    "aten.narrow": _narrow,
     "aten.split": _split,
     "aten.split_with_sizes": _split,
-    "aten.chunk": _split,
     "aten.unbind": _unbind,
     "aten.cat": _join,
-    "aten.concat": _join,
     "aten.stack": _stack,
     "aten.roll": _roll,
     "aten.flip": _flip,
