@@ -1,13 +1,13 @@
-"""Our MLIR beside torch-mlir's, model by model: size, seconds to write and to compile, error, speed.
+"""Our MLIR beside torch-mlir's: size, seconds to write and to compile, error, speed, by model.
 
     python benchmarks/bench_tosa.py [--models resnet50,...] [--stages build,run] [--fresh]
     python benchmarks/bench_tosa.py --render
 
-Stage build: each model as captured goes through `torch_mlir.fx.export_and_import(output_type="tosa")`
-(stock; where IREE refuses that, also with our decompositions of norm and attention), and after our
-passes through our own tables; each module is compiled by IREE with UFront's flags (the target alone)
-and with ours. Stage run: what compiled is loaded in one process and run in turns; do that on a quiet
-machine. What is done is kept in benchmarks/records/tosa-DATE.json and in build/tosa, so that a run
+Stage build: each model as captured goes through torch-mlir's `export_and_import` to TOSA
+(stock; where that is refused, also with our decompositions of norm and attention), and after our
+passes through our own tables; each module is compiled by IREE with UFront's flags (the target)
+and with ours. Stage run: what compiled is loaded in one process and run in turns; on a quiet
+machine. What is done is kept in benchmarks/records/tosa-DATE.json and build/tosa, so that a run
 that was interrupted goes on where it stopped. --render writes the newest record into docs/tosa.md.
 """
 
@@ -65,7 +65,7 @@ _OP = re.compile(r"^\s*(?:%[\w:#, %]+ = )?\"?([a-z_][\w]*\.[\w.]+)")
 
 
 class Entry(msgspec.Struct, kw_only=True):
-    """One module compiled one way. ops: of the functions, and constant_ops of them; *_cpu_s: seconds
+    """One module compiled one way. ops: of the functions, constant_ops of them; *_cpu_s: seconds
     of processor time, which other programs lengthen least. refused: why there is none.
     """
 

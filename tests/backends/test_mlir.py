@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,6 +118,13 @@ def test_what_a_small_net_becomes() -> None:
 @pytest.mark.parametrize("name", ZOO)
 def test_the_zoo_has_no_wide_floats(name: str, zoo_forms: dict[str, Stateless]) -> None:
     assert "f64" not in emit(zoo_forms[name]).text
+
+
+def test_the_example_of_the_docs_is_what_is_written(repository: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU()).eval()
+    page = (repository / "docs" / "tosa.md").read_text()
+    _, _, rest = page.partition("```mlir\n")
+    assert emit(stateless(capture(model, (torch.randn(5, 3),)))).text == rest.partition("```")[0]
 
 
 def test_a_weight_that_is_read_twice_is_written_once() -> None:

@@ -114,7 +114,7 @@ class TestIree(Peer):
 
     def test_a_data_dependent_branch_and_a_written_buffer(self) -> None:
         """No branches: the reason of every route is told."""
-        with pytest.raises(BackendError, match=r"no route to IREE takes it \(ridgeline: .*; tosa: "):
+        with pytest.raises(BackendError, match=r"no route to IREE .*\(ridgeline: .*; tosa: "):
             Iree().compile(branch())
 
 
@@ -135,7 +135,7 @@ def test_iree_keeps_its_route_and_the_reasons_of_the_others(tmp_path: Path) -> N
 
 @needs(Iree)
 def test_iree_takes_our_own_module_first(tmp_path: Path) -> None:
-    graph, inputs = tiny("mlp")
+    graph, _ = tiny("mlp")
     Iree().compile(graph, keep=tmp_path)
     route = msgspec.json.decode((tmp_path / ROUTE).read_bytes(), type=Route)
     assert route == Route(taken=OWN, refused={})

@@ -137,7 +137,7 @@ def _row(target: torch._ops.OpOverload) -> Lowering:
 
 
 def _specs(node: fx.Node, named: Mapping[str, object]) -> tuple[Tensor, ...]:
-    """What the node gives, in shape and type; computed for one that was put in after the capture."""
+    """What the node gives, in shape and type; computed for one put in after the capture."""
     value = node.meta["val"] if "val" in node.meta else _called(node.target, _blank(named))
     return (value,) if isinstance(value, Tensor) else tuple(value)
 

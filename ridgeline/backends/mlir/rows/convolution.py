@@ -200,7 +200,7 @@ def _grouped(
     joint = next(
         n
         for n in range(1, groups + 1)
-        if groups % n == 0 and n * inputs >= _LEAST_CHANNELS or n == groups
+        if groups % n == 0 and (n * inputs >= _LEAST_CHANNELS or n == groups)
     )
     blocks = _block_diagonal(weight, groups, joint)
     biases = [None] * len(blocks) if bias is None else list(bias.chunk(len(blocks)))
