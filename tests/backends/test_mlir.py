@@ -127,6 +127,24 @@ def test_the_example_of_the_docs_is_what_is_written(repository: Path) -> None:
     assert emit(stateless(capture(model, (torch.randn(5, 3),)))).text == rest.partition("```")[0]
 
 
+class Counting(nn.Module):
+    """Counts in a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count.add_(1)
+        return x * self.count
+
+
+def test_a_state_goes_in_and_comes_out() -> None:
+    text = emit(stateless(capture(Counting().eval(), (torch.randn(3, 2),)))).text
+    signature = "(%arg0: tensor<3x2xf32>, %arg1: tensor<2xf32>) -> (tensor<3x2xf32>, tensor<2xf32>)"
+    assert f"func.func @main{signature}" in text
+
+
 def test_a_weight_that_is_read_twice_is_written_once() -> None:
     x, table = torch.randn(2, 3), torch.randn(3, 3)
     case = Case(function=lambda x, w: (x @ w) @ w, inputs=(x,), buffers=(table,))

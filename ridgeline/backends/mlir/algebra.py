@@ -110,7 +110,8 @@ class Algebra:
         full = [v for v in values if v.rank == rank]
         leading = max(full, key=lambda v: (v.numel, not v.is_plain), default=None)
         order = leading.order if leading else plain(rank)
-        kinds = [o.dtype for o in (*values, *tensors) if o.dtype is not torch.bool]
+        dtypes = [*(v.dtype for v in values), *(t.dtype for t in tensors)]
+        kinds = [dtype for dtype in dtypes if dtype is not torch.bool]
         dtype = kinds[0] if kinds else torch.bool
         return [self._placed(o, order, dtype) for o in operands]
 

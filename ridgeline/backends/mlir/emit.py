@@ -55,7 +55,7 @@ def _function(name: str, form: Stateless, writer: Writer) -> list[str]:
     given = []
     for node in form.module.graph.nodes:
         if node.op == "placeholder":
-            spec = node.meta["val"]
+            spec = form.examples[len(given)]
             shape = tuple(spec.shape)
             value = Value(f"%arg{len(given)}", shape, spec.dtype, plain(len(shape)))
             given.append(f"{value.name}: {value.type}")

@@ -100,8 +100,8 @@ def _comparison(name: str, *, is_negated: bool = False, is_swapped: bool = False
 
 def _common_type(call: Call) -> torch.dtype:
     """The type that torch compares in."""
-    given = [call.scalar_or(name) for name in ("self", "other")]
-    return torch.result_type(*(_like(x) for x in given))
+    first, second = (_like(call.scalar_or(name)) for name in ("self", "other"))
+    return torch.result_type(first, second)
 
 
 def _like(operand: Operand | float) -> Tensor | float:
@@ -136,7 +136,9 @@ def _power(call: Call) -> Value:
     if not call.out.dtype.is_floating_point:
         raise UnsupportedOp("it is a power of whole numbers")
     dtype = call.out.dtype
-    return call.algebra.binary("tosa.pow", *(_typed(call, o, dtype) for o in (base, exponent)))
+    return call.algebra.binary(
+        "tosa.pow", _typed(call, base, dtype), _typed(call, exponent, dtype)
+    )
 
 
 _POWERS: dict[float, Formula] = {

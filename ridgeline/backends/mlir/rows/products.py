@@ -76,9 +76,10 @@ def matmul(a: Algebra, x: Operand, y: Operand) -> Value:
         flipped = y.t() if isinstance(y, Tensor) else Value(y.name, y.shape, y.dtype, _swapped(y))
         left = writer.constant(x) if isinstance(x, Tensor) else x
         return linear(a, left, flipped, None)
-    batch = torch.broadcast_shapes(shape_of(x)[:-2], shape_of(y)[:-2])
-    left, right = (stacked(writer, v, batch) for v in (x, y))
-    found = product(a, left, right)
+    blanks = [torch.empty(shape_of(v)[:-2], device="meta") for v in (x, y)]
+    batch = tuple(torch.broadcast_tensors(*blanks)[0].shape)
+    stacks = [stacked(writer, v, batch) for v in (x, y)]
+    found = product(a, stacks[0], stacks[1])
     return writer.reshape(found, (*batch, *found.shape[-2:]))
 
 
