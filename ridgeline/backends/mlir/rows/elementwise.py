@@ -136,9 +136,7 @@ def _power(call: Call) -> Value:
     if not call.out.dtype.is_floating_point:
         raise UnsupportedOp("it is a power of whole numbers")
     dtype = call.out.dtype
-    return call.algebra.binary(
-        "tosa.pow", _typed(call, base, dtype), _typed(call, exponent, dtype)
-    )
+    return call.algebra.binary("tosa.pow", _typed(call, base, dtype), _typed(call, exponent, dtype))
 
 
 _POWERS: dict[float, Formula] = {

@@ -1,6 +1,7 @@
 """Matrix products: linalg's, because data tiling packs their operands and TOSA's run batched."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from math import prod
 
 import torch
@@ -76,11 +77,16 @@ def matmul(a: Algebra, x: Operand, y: Operand) -> Value:
         flipped = y.t() if isinstance(y, Tensor) else Value(y.name, y.shape, y.dtype, _swapped(y))
         left = writer.constant(x) if isinstance(x, Tensor) else x
         return linear(a, left, flipped, None)
-    blanks = [torch.empty(shape_of(v)[:-2], device="meta") for v in (x, y)]
-    batch = tuple(torch.broadcast_tensors(*blanks)[0].shape)
+    batch = _common(shape_of(x)[:-2], shape_of(y)[:-2])
     stacks = [stacked(writer, v, batch) for v in (x, y)]
     found = product(a, stacks[0], stacks[1])
     return writer.reshape(found, (*batch, *found.shape[-2:]))
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    """The shape that two shapes broadcast to."""
+    pairs = list(zip_longest(reversed(first), reversed(second), fillvalue=1))
+    return tuple(b if a == 1 else a for a, b in reversed(pairs))
 
 
 def stacked(writer: Writer, operand: Operand, batch: Sequence[int]) -> Value:
