@@ -71,7 +71,7 @@ def elementwise() -> dict[str, Case]:
         "clamp": lambda x: x.clamp(-0.3, 0.4), "clamp_min": lambda x: x.clamp_min(0.1),
         "clamp_max": lambda x: x.clamp_max(0.1), "clamp_above": lambda x: x.clamp(max=0.1),
         "cube": lambda x: x**3, "rsub": lambda x: 1.5 - x, "add_alpha": lambda x: x.add(x, alpha=2),
-        "sub_number": lambda x: x - 0.25, "clone": torch.clone,
+        "sub_number": lambda x: x - 0.25, "clone": torch.clone, "hardtanh": F.hardtanh,
         "dropout": lambda x: F.dropout(x, training=False) * 2, "glu": lambda x: F.glu(x[..., :4]),
         "to_whole": lambda x: (9 * x).to(torch.int64), "to_bool": lambda x: x.bool(),
         "to_half": lambda x: x.bfloat16().float(), "negated": lambda x: torch.logical_not(x > 0),
