@@ -16,8 +16,9 @@ from ridgeline.backends.environment import compiling
 from ridgeline.backends.inductor import Inductor
 from ridgeline.backends.onnxruntime import OnnxRuntime
 from ridgeline.backends.openvino import OpenVino
+from ridgeline.backends.stateless import Stateless
 from ridgeline.backends.torchao import Torchao
-from ridgeline.backends.tosa import Iree
+from ridgeline.backends.tosa import Iree, Way, by_torch_mlir
 from ridgeline.graph import Graph
 from ridgeline.graph.flat import align_inputs, example_inputs, flat_module
 
@@ -133,6 +134,10 @@ class PeerIree(Iree):
     def lower(self, graph: Graph, dtype: Dtype) -> Graph:
         """The captured graph."""
         return super().lower(captured(), dtype)
+
+    def ways(self, graph: Graph, form: Stateless) -> dict[str, Way]:
+        """torch-mlir's alone."""
+        return by_torch_mlir(graph, form)
 
 
 FP32_PEERS: tuple[type[Backend], ...] = (

@@ -17,16 +17,17 @@ from torch import Tensor, nn
 
 from ridgeline.backends.agreement import compare
 from ridgeline.backends.backend import Backend, Dtype
+from ridgeline.backends.mlir.torch_mlir import INPUT_TYPES
 from ridgeline.backends.onnxruntime import OnnxRuntime, require_own_files
 from ridgeline.backends.openvino import OpenVino
 from ridgeline.backends.reference import Reference
 from ridgeline.backends.registry import TOLERANCES
 from ridgeline.backends.stateless import has_attention, stateless
 from ridgeline.backends.torchao import Torchao
-from ridgeline.backends.tosa import ROUTE, Iree, Route
+from ridgeline.backends.tosa import OWN, ROUTE, WEIGHTS, Iree, Route
 from ridgeline.errors import BackendError, MissingExtra
 from ridgeline.frontends.torch_export import capture
-from ridgeline.graph import Graph
+from ridgeline.graph import Graph, InputKind
 from ridgeline.graph.flat import example_inputs
 
 
@@ -102,10 +103,8 @@ class TestOnnxRuntime(Peer):
 class TestIree(Peer):
     make = Iree
     quantizes = False
-    # IREE 3.13 makes invalid code of bf16 convolutions, and of some products
-    bf16_refusals: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("conv_net", "block"), "no route to IREE takes it"
-    )
+    # IREE 3.13 makes invalid code of some bf16 products
+    bf16_refusals: ClassVar[Mapping[str, str]] = {"block": "no route to IREE takes it"}
 
     def test_bf16_where_iree_has_it(self) -> None:
         graph, inputs = tiny("mlp")
@@ -115,30 +114,53 @@ class TestIree(Peer):
 
     def test_a_data_dependent_branch_and_a_written_buffer(self) -> None:
         """No branches: the reason of every route is told."""
-        with pytest.raises(BackendError, match=r"no route to IREE takes it \(tosa: .*; linalg"):
+        with pytest.raises(BackendError, match=r"no route to IREE .*\(ridgeline: .*; tosa: "):
             Iree().compile(branch())
 
 
 @needs(Iree)
-def test_iree_keeps_its_route_and_the_reasons_of_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_iree_keeps_its_route_and_the_reasons_of_the_others(tmp_path: Path) -> None:
+    pytest.importorskip("torch_mlir", reason="torch-mlir is not installed")
+    x = torch.randn(3, 4)
+    graph = capture(Summed().eval(), (x,))  # our tables have no row for its running sum
+    run = Iree().compile(graph, keep=tmp_path)
+    assert compare(Reference().compile(graph)(x), run(x)).max_error < 1e-5
+    route = msgspec.json.decode((tmp_path / ROUTE).read_bytes(), type=Route)
+    assert route.taken in INPUT_TYPES
+    assert route.refused[OWN] == (
+        "no lowering for aten.cumsum.default (node cumsum): the table has no row for it"
+    )
+    assert not (tmp_path / WEIGHTS).exists()
+
+
+@needs(Iree)
+def test_iree_takes_our_own_module_first(tmp_path: Path) -> None:
+    graph, _ = tiny("mlp")
+    Iree().compile(graph, keep=tmp_path)
+    route = msgspec.json.decode((tmp_path / ROUTE).read_bytes(), type=Route)
+    assert route == Route(taken=OWN, refused={})
+    assert (tmp_path / WEIGHTS).stat().st_size > sum(
+        i.nbytes for i in graph.inputs if i.kind is not InputKind.INPUT
+    )
+
+
+@needs(Iree)
+def test_iree_without_torch_mlir_says_what_its_own_tables_lack(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from ridgeline.backends import tosa
 
-    graph, inputs = tiny("mlp")
-    bytecode = tosa._bytecode
+    monkeypatch.setattr(tosa, "find_spec", lambda name: None)
+    reasons = r"\(ridgeline: no lowering for aten.cumsum.* torch-mlir: it is not installed; pip"
+    with pytest.raises(BackendError, match=reasons):
+        Iree().compile(capture(Summed().eval(), (torch.randn(3, 4),)))
 
-    def refuse_tosa(program: torch.export.ExportedProgram, dialect: str) -> bytes:
-        if dialect == "tosa":
-            raise BackendError("element type 'f64' is not legal")
-        return bytecode(program, dialect)
 
-    monkeypatch.setattr(tosa, "_bytecode", refuse_tosa)
-    run = Iree().compile(graph, keep=tmp_path)
-    assert compare(Reference().compile(graph)(*inputs), run(*inputs)).max_error < 1e-5
-    route = msgspec.json.decode((tmp_path / ROUTE).read_bytes(), type=Route)
-    assert route.taken == "linalg-on-tensors"
-    assert route.refused == {"tosa": "element type 'f64' is not legal"}
+class Summed(nn.Module):
+    """A running sum."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.cumsum(1) * 2
 
 
 @needs(Torchao)

@@ -1,0 +1,1 @@
+"""One table per family: an operator's name, and the function that writes it."""
