@@ -52,7 +52,7 @@ def emit_all(forms: Mapping[str, Stateless]) -> Emitted:
 
 def _function(name: str, form: Stateless, writer: Writer) -> list[str]:
     values: dict[fx.Node, object] = {}
-    given = []
+    given: list[str] = []
     for node in form.module.graph.nodes:
         if node.op == "placeholder":
             spec = form.examples[len(given)]
@@ -82,8 +82,9 @@ def _function(name: str, form: Stateless, writer: Writer) -> list[str]:
 
 
 def _returned(form: Stateless) -> Sequence[fx.Node]:
-    nodes: Sequence[fx.Node] = form.module.graph.output_node().args[0]
-    return nodes
+    (listed,) = form.module.graph.output_node().args
+    assert isinstance(listed, list | tuple)
+    return [node for node in listed if isinstance(node, fx.Node)]
 
 
 def _weight(module: fx.GraphModule, node: fx.Node) -> object:
@@ -110,13 +111,11 @@ def _lowered(node: fx.Node, values: Mapping[fx.Node, object], writer: Writer) ->
         return listed[index]  # type: ignore[index]
     if not isinstance(node.target, torch._ops.OpOverload):
         raise UnsupportedOp(f"no lowering for {node.target} (node {node.name}).")
-    named = fx.node.map_aggregate(
-        arguments(node), lambda a: values[a] if isinstance(a, fx.Node) else a
-    )
+    named = {name: _bound(given, values) for name, given in arguments(node).items()}
     known = _computed(node.target, named)
     if known is not None:
         return known
-    call = Call(writer, named, _specs(node, named))
+    call = Call(writer, named, _specs(node, node.target, named))
     try:
         found = _row(node.target)(call)
         _check(found, call)
@@ -136,9 +135,21 @@ def _row(target: torch._ops.OpOverload) -> Lowering:
     return lowering
 
 
-def _specs(node: fx.Node, named: Mapping[str, object]) -> tuple[Tensor, ...]:
+def _bound(argument: object, values: Mapping[fx.Node, object]) -> object:
+    """An argument with what its nodes gave."""
+    if isinstance(argument, list | tuple):
+        return [_bound(item, values) for item in argument]
+    return values[argument] if isinstance(argument, fx.Node) else argument
+
+
+def _specs(
+    node: fx.Node, target: torch._ops.OpOverload, named: Mapping[str, object]
+) -> tuple[Tensor, ...]:
     """What the node gives, in shape and type; computed for one put in after the capture."""
-    value = node.meta["val"] if "val" in node.meta else _called(node.target, _blank(named))
+    if "val" in node.meta:
+        value = node.meta["val"]
+    else:
+        value = _called(target, {name: _blank(given) for name, given in named.items()})
     return (value,) if isinstance(value, Tensor) else tuple(value)
 
 
@@ -155,9 +166,8 @@ def _computed(
     target: torch._ops.OpOverload, named: Mapping[str, object]
 ) -> Tensor | tuple[Tensor, ...] | None:
     """The result of a call of which everything is known; None for the others."""
-    leaves = fx.node.map_aggregate(named, lambda a: a)
     found: list[Operand] = []
-    _collect(leaves, found)
+    _collect(named, found)
     row = row_of(str(target).rpartition(".")[0])
     if any(isinstance(o, Value) for o in found) or row.category in _CHANGING:
         return None
@@ -182,8 +192,6 @@ def _called(
 
 def _blank(argument: object) -> object:
     """An argument without data."""
-    if isinstance(argument, Mapping):
-        return {name: _blank(item) for name, item in argument.items()}
     if isinstance(argument, list | tuple):
         return [_blank(item) for item in argument]
     if isinstance(argument, Value):
