@@ -112,7 +112,7 @@ def _converted(form: Stateless, dialect: str) -> Compiled:
 
 
 def _not_installed() -> Compiled:
-    raise BackendError("it is not installed; pip install torch-mlir")
+    raise BackendError("it is not installed: pip install 'ridgeline[torch-mlir]'.")
 
 
 def reason_of(error: Exception) -> str:

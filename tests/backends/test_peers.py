@@ -151,7 +151,7 @@ def test_iree_without_torch_mlir_says_what_its_own_tables_lack(
     from ridgeline.backends import tosa
 
     monkeypatch.setattr(tosa, "find_spec", lambda name: None)
-    reasons = r"\(ridgeline: no lowering for aten.cumsum.* torch-mlir: it is not installed; pip"
+    reasons = r"\(ridgeline: no lowering for aten.cumsum.* torch-mlir: it is not installed: pip"
     with pytest.raises(BackendError, match=reasons):
         Iree().compile(capture(Summed().eval(), (torch.randn(3, 4),)))
 
