@@ -12,12 +12,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions, version
+from math import isfinite
 from pathlib import Path
 
 import msgspec
 
+from ridgeline import __version__
 from ridgeline.backends.backend import Backend, Dtype
-from ridgeline.backends.result import Candidate
+from ridgeline.backends.result import CANNOT_WIN, Candidate
 from ridgeline.graph import Graph
 from ridgeline.machines.cpu import read_cpu
 from ridgeline.machines.files import user_cache
@@ -26,6 +28,9 @@ from ridgeline.units import format_time
 # What took longer than this factor of the fastest of its dtype is not tried again.
 _CLOSE = 1.1
 _MAX_BYTES = 1 << 20
+# Drivers and firmware change without a version that we see, so nobody is spared for longer.
+_MAX_AGE = datetime.timedelta(days=30)
+SLOWER = "slower on"
 Pairs = Sequence[tuple[type[Backend], Dtype]]
 
 
@@ -36,12 +41,26 @@ class Past(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     dtype: str
     time_s: float
 
+    def __post_init__(self) -> None:
+        if not (isfinite(self.time_s) and self.time_s > 0):
+            raise ValueError(f"time_s is {self.time_s}; it must be positive")
+
 
 class Outcome(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One race. date: in ISO form."""
+    """One race and its day."""
 
-    date: str
+    date: datetime.date
     ran: tuple[Past, ...]
+
+    def holds(self, candidates: Sequence[Candidate]) -> bool:
+        """Whether the fastest of every dtype still runs, or was not tried because its whole dtype
+        cannot win. If not, those that were spared on its account may be the fastest.
+        """
+        fates: dict[tuple[str, str], str | None] = {
+            (c.backend, c.dtype): c.skipped for c in candidates
+        }
+        fastest = [self._fastest(dtype) for dtype in {p.dtype for p in self.ran}]
+        return all(_may_hold(fates.get((p.backend, p.dtype), "gone")) for p in fastest if p)
 
     def refusals(self, pairs: Pairs) -> list[str | None]:
         """For each backend and dtype, why it is not tried this time; None for those that were the
@@ -57,9 +76,13 @@ class Outcome(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         if time_s is None or fastest is None or time_s <= _CLOSE * fastest.time_s:
             return None
         return (
-            f"slower on {self.date}: {format_time(time_s)}, {fastest.backend} "
+            f"{SLOWER} {self.date}: {format_time(time_s)}, {fastest.backend} "
             f"{format_time(fastest.time_s)}; --fresh tries it again"
         )
+
+
+def _may_hold(skipped: str | None) -> bool:
+    return skipped is None or skipped.startswith(CANNOT_WIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +92,35 @@ class Choices:
     folder: Path
 
     @classmethod
-    def of_user(cls) -> "Choices":
-        """Those in the user's cache."""
-        return cls(user_cache() / "choices")
+    def of_user(cls) -> "Choices | None":
+        """Those in the user's cache; None for a user without a home."""
+        with contextlib.suppress(RuntimeError):
+            return cls(user_cache() / "choices")
+        return None
 
     def recall(self, key: str) -> Outcome | None:
-        """The outcome filed under `key`; None where there is none, or none that can be read."""
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        """The outcome filed under `key`; None where there is none, none that can be read, or only
+        an old one.
+        """
+        with contextlib.suppress(OSError, ValueError, msgspec.DecodeError):
             with self._path(key).open("rb") as file:
-                return msgspec.json.decode(file.read(_MAX_BYTES), type=Outcome)
+                outcome = msgspec.json.decode(file.read(_MAX_BYTES), type=Outcome)
+            return outcome if datetime.date.today() - outcome.date <= _MAX_AGE else None
         return None
 
     def keep(self, key: str, candidates: Sequence[Candidate], before: Outcome | None) -> None:
         """Files what ran under `key`, whole or not at all; where nothing can be kept, nothing is.
 
-        before: the outcome that spared some of the candidates; of those its times stay.
+        before: the outcome that spared some of the candidates; of those its times stay, and its
+        date.
         """
         times = {(p.backend, p.dtype): p for p in (before.ran if before else ())}
         for c in candidates:
             if c.skipped is None and c.time_s is not None:
                 times[c.backend, c.dtype] = Past(c.backend, c.dtype, c.time_s)
-        date = before.date if before else datetime.date.today().isoformat()
+            elif not (c.skipped or "").startswith((SLOWER, CANNOT_WIN)):
+                times.pop((c.backend, c.dtype), None)  # it fails now
+        date = before.date if before else datetime.date.today()
         outcome = Outcome(date, tuple(times.values()))
         with contextlib.suppress(OSError):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -116,11 +147,12 @@ def key_of(graph: Graph, pairs: Pairs, threads: int, settings: str) -> str:
 
 
 def _versions(pairs: Pairs) -> list[str]:
-    """The versions of the packages behind the candidates; "none" for one that is not installed."""
+    """Ours, and those of the packages behind the candidates; "none" for what is not installed."""
     owners = packages_distributions()
     modules = {"torch", *(m.partition(".")[0] for b, _ in pairs for m in b.modules)}
-    return [
+    found = [
         f"{name} {version(name)}" if module in owners else f"{module} none"
         for module in sorted(modules)
         for name in sorted(set(owners.get(module, [module])))
     ]
+    return [f"ridgeline {__version__}", *found]

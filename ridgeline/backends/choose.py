@@ -102,7 +102,9 @@ def optimize(
         return task.raced(refusals)
     key = key_of(task.folded, pairs, task.threads, f"tolerance {tolerance}")
     before = None if is_fresh else choices.recall(key)
-    found = task.remembered(refusals, before) or task.raced(refusals)
+    found = task.remembered(refusals, before)
+    if found is None:
+        found, before = task.raced(refusals), None
     choices.keep(key, found.candidates, before)
     return found
 
@@ -157,14 +159,15 @@ class _Task:
     def remembered(
         self, refusals: Sequence[str | None], before: Outcome | None
     ) -> Optimized | None:
-        """The outcome of a race without those that were slower before; None where nothing is known
-        or none of the others runs now.
+        """The outcome of a race without those that were slower before; None where nothing is known,
+        or where what was fastest does not run now.
         """
         if before is None:
             return None
         slower = before.refusals(self.pairs)
         with contextlib.suppress(BackendError):
-            return self.raced([now or then for now, then in zip(refusals, slower, strict=True)])
+            found = self.raced([now or then for now, then in zip(refusals, slower, strict=True)])
+            return found if before.holds(found.candidates) else None
         return None
 
     def raced(self, refusals: Sequence[str | None]) -> Optimized:

@@ -20,6 +20,7 @@ from ridgeline.backends.measure import (
 )
 from ridgeline.backends.protocol import Job
 from ridgeline.backends.registry import TOLERANCES
+from ridgeline.backends.result import CANNOT_WIN
 from ridgeline.units import format_time
 
 # What is being done, and how much of it is done.
@@ -99,7 +100,7 @@ class Race:
         best_s, number = min(ran)
         plan = self.plans[number]
         reason = (
-            f"cannot win: the roofline allows {format_time(bound_s)}, "
+            f"{CANNOT_WIN}: the roofline allows {format_time(bound_s)}, "
             f"{plan.backend.name} {plan.dtype} takes {format_time(best_s)}"
         )
         for n in wave:

@@ -9,6 +9,9 @@ from ridgeline.backends.backend import Dtype
 from ridgeline.graph import Graph
 from ridgeline.passes.manager import PassStep
 
+# How the reason begins of one whose dtype cannot beat what was measured in another.
+CANNOT_WIN = "cannot win"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:

@@ -68,8 +68,6 @@ def _convert(source: Path, target: Path) -> None:
     lines = [line.strip() for line in child.stderr.splitlines() if line.strip()]
     reason = (lines[-1] if lines else f"exit status {child.returncode}")[:300].rstrip(".")
     if child.returncode == tensorflow_child.MISSING:
-        raise MissingExtra(
-            f"{source} needs the extra tf: pip install 'ridgeline[tf]' ({reason})."
-        )
+        raise MissingExtra(f"{source} needs the extra tf: pip install 'ridgeline[tf]' ({reason}).")
     if child.returncode or not target.is_file():
         raise TargetError(f"{source} does not convert to ONNX: {reason}.")

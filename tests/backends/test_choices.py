@@ -1,5 +1,6 @@
 """What an earlier race tells the next one, and what it does not."""
 
+import datetime
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,8 +44,11 @@ def graph_of(model: nn.Module | None = None) -> Graph:
     return ridgeline.capture(model or nn.Sequential(nn.Linear(8, 8), nn.ReLU()).eval(), (X,))
 
 
+DAY = datetime.date(2026, 1, 2)
+
+
 def outcome(*past: Past) -> Outcome:
-    return Outcome("2026-01-02", past)
+    return Outcome(DAY, past)
 
 
 def test_the_slower_of_a_dtype_are_refused_with_times_and_a_way_out() -> None:
@@ -100,7 +104,18 @@ def test_where_the_winner_is_gone_all_are_raced_again(tmp_path: Path) -> None:
     assert all(c.skipped is None for c in found.candidates)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"date": 3}', b"\xff\xfe", b"x" * 10])
+NO_OUTCOMES = {
+    "empty": b"",
+    "torn": b"{",
+    "another kind": b"[1]",
+    "no date": b'{"date": 3}',
+    "no text": b"\xff\xfe",
+    "no text within": b'{"date":"\xff","ran":[]}',
+    "no time": b'{"date":"2026-01-02","ran":[{"backend":"x","dtype":"fp32","time_s":-1}]}',
+}
+
+
+@pytest.mark.parametrize("content", NO_OUTCOMES.values(), ids=NO_OUTCOMES)
 def test_a_file_that_is_none_of_ours_is_as_good_as_none(tmp_path: Path, content: bytes) -> None:
     choices = Choices(tmp_path)
     (tmp_path / "key.json").write_bytes(content)
@@ -112,6 +127,44 @@ def test_where_nothing_can_be_kept_nothing_happens(tmp_path: Path) -> None:
     file.write_text("in the way")
     Choices(file).keep("key", [Candidate(backend="eager", dtype="fp32", time_s=1.0)], None)
     assert Choices(file).recall("key") is None
+
+
+def test_an_old_outcome_counts_no_more(tmp_path: Path) -> None:
+    choices, today = Choices(tmp_path), datetime.date.today()
+    for days, is_known in ((30, True), (31, False)):
+        before = Outcome(today - datetime.timedelta(days=days), ())
+        choices.keep("key", [Candidate(backend="eager", dtype="fp32", time_s=1.0)], before)
+        assert (choices.recall("key") is not None) is is_known
+
+
+def test_a_user_without_a_home_has_no_choices(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert Choices.of_user() is None
+
+
+def test_an_outcome_holds_while_the_fastest_of_every_dtype_runs() -> None:
+    before = outcome(Past("a", "fp32", 1.0), Past("b", "fp32", 2.0), Past("a", "bf16", 0.5))
+    spared = Candidate(backend="b", dtype="fp32", skipped="slower on 2026-01-02: …")
+    fast, low = Candidate(backend="a", dtype="fp32"), Candidate(backend="a", dtype="bf16")
+    assert before.holds([fast, spared, low])
+    assert before.holds([fast, spared, replace(low, skipped="cannot win: the roofline …")])
+    assert not before.holds([replace(fast, skipped="timed out"), spared, low])
+    assert not before.holds([fast, spared])
+
+
+def test_one_that_fails_now_loses_its_time(tmp_path: Path) -> None:
+    choices, today = Choices(tmp_path), datetime.date.today()
+    before = Outcome(today, (Past("a", "fp32", 1.0), Past("b", "fp32", 2.0)))
+    failed = Candidate(backend="a", dtype="fp32", skipped="timed out")
+    spared = Candidate(backend="b", dtype="fp32", skipped="slower on …")
+    choices.keep("key", [failed, spared], before)
+    kept = choices.recall("key")
+    assert kept is not None
+    assert kept.ran == (Past("b", "fp32", 2.0),)
 
 
 def test_what_did_not_run_is_not_kept(tmp_path: Path) -> None:
