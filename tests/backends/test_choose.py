@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ridgeline.backends import choose
 from ridgeline.backends.agreement import compare
+from ridgeline.backends.artifact import load, save
 from ridgeline.backends.backend import Dtype
 from ridgeline.backends.choose import Execution, Limits, optimize
 from ridgeline.backends.eager import Eager
@@ -301,8 +302,8 @@ class Siblings(nn.Module):
 
 
 def test_a_backend_gets_no_pass_that_it_declines() -> None:
-    x = torch.randn(4, 16)
-    graph = capture(Siblings().eval(), (x,))
+    model, x = Siblings().eval(), torch.randn(4, 16)
+    graph = capture(model, (x,))
     linears = {}
     for backend in (Eager, fakes.Joining):
         found = optimize(graph, (x,), dtypes=("fp32",), backends=(backend,), repeats=2)
@@ -312,3 +313,12 @@ def test_a_backend_gets_no_pass_that_it_declines() -> None:
     assert linears == {"eager": 3, "joining": 1}
     both = optimize(graph, (x,), dtypes=("fp32",), backends=(Eager, fakes.Joining), repeats=2)
     assert [c.skipped for c in both.candidates] == [None, None]
+
+
+def test_a_winner_on_a_form_of_its_own_is_saved_as_that_form(tmp_path: Path) -> None:
+    model, x = Siblings().eval(), torch.randn(4, 16)
+    found = optimize(capture(model, (x,)), (x,), dtypes=("fp32",), backends=("eager",), repeats=2)
+    path = tmp_path / "siblings.ridge"
+    save(found, path)
+    with torch.no_grad():
+        torch.testing.assert_close(load(path)(x)[0], model(x))
