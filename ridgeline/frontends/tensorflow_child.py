@@ -6,6 +6,8 @@ It imports nothing of Ridgeline, so that any Python with TensorFlow can run it. 
 something of the extra is not installed; 4: the source is refused, for the reason on the last line.
 """
 
+import os
+import resource
 import sys
 from collections.abc import Sequence
 
@@ -15,6 +17,7 @@ MISSING, REFUSED = 3, 4
 
 def main(source: str, target: str) -> int:
     """Converts a SavedModel folder or a frozen graph; the exit status."""
+    limit_memory()
     try:
         import tensorflow as tf
         import tf2onnx  # noqa: F401
@@ -31,6 +34,13 @@ def main(source: str, target: str) -> int:
         print(lines[0] if lines else type(error).__name__, file=sys.stderr)
         return REFUSED
     return 0
+
+
+def limit_memory() -> None:
+    """Keeps this process within the machine's memory, or a lower limit that it already has."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits += [n for n in resource.getrlimit(resource.RLIMIT_AS) if n != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits),) * 2)
 
 
 def _convert_saved(source: str, target: str) -> None:

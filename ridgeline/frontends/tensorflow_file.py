@@ -14,6 +14,10 @@ from ridgeline.frontends.request import LoadedModel, Request
 from ridgeline.graph import Phase
 
 _LIMIT_S = 900
+_WARNING = (
+    "loading a SavedModel runs TensorFlow's own code for it (its initialisers); load only files "
+    "you trust."
+)
 # Quiet, and on the CPU: the child only reads.
 _SETTINGS = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -38,6 +42,8 @@ def load_tensorflow(request: Request, device: str) -> LoadedModel:
         raise TargetError(f"no file {source}; give a SavedModel folder or FILE.pb.")
     with tempfile.TemporaryDirectory(prefix="ridgeline-") as folder:
         path = Path(folder) / f"{source.stem}.onnx"
+        if source.is_dir():
+            print(f"{source}: {_WARNING}", file=sys.stderr)
         _convert(source.resolve(), path)
         try:
             loaded = load_onnx(replace(request, target=str(path)), device)

@@ -1,5 +1,6 @@
 """TensorFlow's own files: converted in a child, read as ONNX; one sentence where that fails."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -84,6 +85,30 @@ def test_without_tensorflow_the_extra_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="no file "):
         load_model(Request(target=str(tmp_path / "m.pb")))
+
+
+def test_a_saved_model_comes_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(b"\xff" * 64)
+    with pytest.raises((TargetError, MissingExtra)):
+        load_model(Request(target=str(tmp_path)))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "runs TensorFlow's own code for it (its initialisers); load only files you trust" in err
+
+
+def test_the_child_has_no_more_than_the_memory_of_the_machine() -> None:
+    code = (
+        "import resource\n"
+        "from ridgeline.frontends.tensorflow_child import limit_memory\n"
+        "limit_memory()\n"
+        "print(*resource.getrlimit(resource.RLIMIT_AS))"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert all(0 < int(limit) <= memory for limit in child.stdout.split())
 
 
 def test_a_folder_is_told_by_what_lies_in_it(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Call: one call of one layer, as the functions of the table see it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ Weights = Callable[[WeightSpec], Tensor]
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Call:
     """The record of a layer with the values that one call gives it. dtype: what it computes in;
-    stored: what it keeps weights in.
+    stored: what it keeps weights in; asked: the arguments that were asked for, by name.
     """
 
     layer: KerasLayer
@@ -50,11 +50,13 @@ class Call:
     inner: Callable[[str], "Call"]
     constants: Callable[[str, Callable[[], Tensor]], Tensor]
     sub: str = ""
+    asked: set[str] = field(default_factory=set)
 
     # arguments
 
     def argument(self, index: int, name: str) -> Argument:
         """What the call gives at a place or by a name; None where it gives neither."""
+        self.asked.add(name)
         return self.args[index] if index < len(self.args) else self.kwargs.get(name)
 
     @property

@@ -69,6 +69,7 @@ class Layer(nn.Module):
             if isinstance(error, RidgelineError):
                 raise
             raise CaptureError(_named(self.record, call, error)) from error
+        _require_asked(self.row, call)
         mask = call.list_of(args)[0].mask if self.row.keeps_mask else None
         return outputs if mask is None else (replace(outputs[0], mask=mask), *outputs[1:])
 
@@ -192,6 +193,12 @@ class Nested(Body):
         self, args: tuple[Argument, ...], kwargs: Mapping[str, Argument]
     ) -> tuple[Value, ...]:
         """The outputs of one call."""
+        for name, value in list(kwargs.items())[not args :]:
+            if _values(value):
+                raise UnsupportedOp(
+                    f"model {self.model.name} is called with the tensor {name[:60]}, which is not "
+                    "read; give its layers what they need of it as inputs."
+                )
         return self.run(_values(args[:1] or tuple(kwargs.values())[:1]))
 
 
@@ -244,6 +251,13 @@ def _require_row(record: KerasLayer) -> Row:
             "model.export('model.onnx', format='onnx')."
         )
     return row
+
+
+def _require_asked(row: Row, call: Call) -> None:
+    """Raises UnsupportedOp where a call has a tensor by a name that its row never asked for."""
+    for name, value in call.kwargs.items():
+        if name not in call.asked and name not in row.ignores and _values(value):
+            raise call.refuse(f"the tensor {name[:60]} of its call", "call it without")
 
 
 def _listed(result: Result) -> tuple[Value, ...]:

@@ -23,6 +23,8 @@ from ridgeline.frontends.keras.table import Row, by_kind
 
 # Models in models, and lists in lists, further down than anyone builds them.
 _MAX_DEPTH = 64
+# Calls of all layers, those of a model inside as often as it is called.
+_MAX_STEPS = 100_000
 _MODELS = ("Functional", "Sequential", "Model")
 # Which keys of a wrapper's config hold layers, and where their weights lie below its own.
 _INNER = {
@@ -107,6 +109,12 @@ def _model(config: Config, place: _Place, *, name: str = "") -> KerasModel:
     read = _sequential_ends if kind == "Sequential" else _functional_ends
     inputs, outputs = read(inner, entries, layers, title)
     order = _order(layers, outputs, title)
+    steps = sum(layers[called].steps for called, _ in order)
+    if steps > _MAX_STEPS:
+        raise TargetError(
+            f"model {title[:80]} calls more than {_MAX_STEPS} layers, those of the models in it as "
+            "often as they are called."
+        )
     return KerasModel(
         name=title,
         layers=layers,
@@ -114,6 +122,7 @@ def _model(config: Config, place: _Place, *, name: str = "") -> KerasModel:
         inputs=inputs,
         outputs=outputs,
         signature=tuple(_input(layers[r.layer]) for r in inputs),
+        steps=steps,
     )
 
 

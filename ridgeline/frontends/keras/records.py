@@ -72,6 +72,12 @@ class KerasLayer:
         """What errors call it."""
         return f"layer {self.name} ({self.kind})"
 
+    @property
+    def steps(self) -> int:
+        """How many layers one call runs: itself, and all that is inside."""
+        inside = 0 if self.model is None else self.model.steps
+        return 1 + inside + sum(layer.steps for layer in self.inner.values())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KerasInput:
@@ -85,7 +91,8 @@ class KerasInput:
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KerasModel:
     """A model. order: (layer, number of its call) in an order in which they can run; inputs and
-    outputs: flat, in the order in which a caller gives and gets them.
+    outputs: flat, in the order in which a caller gives and gets them; steps: how many layers run,
+    each as often as it is called.
     """
 
     name: str
@@ -94,3 +101,4 @@ class KerasModel:
     inputs: tuple[Ref, ...]
     outputs: tuple[Ref, ...]
     signature: tuple[KerasInput, ...]
+    steps: int

@@ -17,16 +17,23 @@ Run = Callable[["Call"], Result]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One class. keeps_mask: the mask of its input is that of its output."""
+    """One class. keeps_mask: the mask of its input is that of its output; ignores: arguments that
+    change nothing in inference.
+    """
 
     kind: str
     run: Run
     keeps_mask: bool = False
+    ignores: tuple[str, ...] = ()
 
 
-def rows(functions: Mapping[str, Run], *, keeps_mask: bool = False) -> tuple[Row, ...]:
+def rows(
+    functions: Mapping[str, Run], *, keeps_mask: bool = False, ignores: tuple[str, ...] = ()
+) -> tuple[Row, ...]:
     """One row per class."""
-    return tuple(Row(kind=k, run=run, keeps_mask=keeps_mask) for k, run in functions.items())
+    return tuple(
+        Row(kind=k, run=run, keeps_mask=keeps_mask, ignores=ignores) for k, run in functions.items()
+    )
 
 
 def by_kind(table: Iterable[Row]) -> dict[str, Row]:

@@ -12,6 +12,7 @@ from ridgeline.errors import TargetError
 
 # A compressed array may declare so many times what is stored of it; Keras itself compresses none.
 _MAX_EXPANSION = 100
+# Of all arrays together, what they may declare beyond that.
 _SMALL_BYTES = 2**24
 # Of all weights together that are made up because a model comes without.
 _MAX_MADE = 2**31
@@ -55,6 +56,8 @@ class H5Store:
     def __init__(self, file: h5py.File) -> None:
         self._file = file
         self._is_old = _OLD_GROUP in file and "layers" not in file
+        self._unbacked = 0
+        self._places: dict[int, str] = {}
 
     def read(self, place: str, shape: tuple[int, ...], title: str) -> Tensor:
         """The array at a place. Raises TargetError where there is none of this shape, or where it
@@ -64,11 +67,27 @@ class H5Store:
         try:
             dataset = _dataset(self._file, path, title)
             _require_fit(dataset, shape, title)
-            return _tensor(np.asarray(dataset[()]), str(dataset.attrs.get("dtype", "")))
+            self._require_backed(dataset, path, title)
+            return _tensor(np.asarray(dataset[()]), _dtype_name(dataset))
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             if isinstance(error, TargetError):
                 raise
             raise TargetError(f"{title} cannot be read from the file ({path}): {error}.") from error
+
+    def _require_backed(self, dataset: h5py.Dataset, path: str, title: str) -> None:
+        """Raises TargetError where an array makes all that were read much larger than the file; one
+        array at several places is stored at the first of them.
+        """
+        declared = math.prod(dataset.shape) * dataset.dtype.itemsize
+        is_first = self._places.setdefault(h5py.h5o.get_info(dataset.id).addr, path) == path
+        room = self._file.id.get_filesize()
+        stored = min(dataset.id.get_storage_size(), room) if is_first else 0
+        self._unbacked += max(0, declared - _MAX_EXPANSION * stored)
+        if self._unbacked > _SMALL_BYTES:
+            raise TargetError(
+                f"{title} declares {declared} bytes, of which the file holds {stored}; with the "
+                f"arrays before it that makes up more than {_SMALL_BYTES} bytes and is not read."
+            )
 
 
 def _dataset(file: h5py.File, path: str, title: str) -> h5py.Dataset:
@@ -88,19 +107,21 @@ def _dataset(file: h5py.File, path: str, title: str) -> h5py.Dataset:
 
 
 def _require_fit(dataset: h5py.Dataset, shape: tuple[int, ...], title: str) -> None:
-    """Raises TargetError unless an array has this shape and is stored as what it declares."""
+    """Raises TargetError unless an array has this shape and holds numbers."""
     if tuple(dataset.shape or ()) != shape:
         raise TargetError(
             f"{title} is {list(dataset.shape or ())} in the file; the config and the inputs make "
             f"it {list(shape)}."
         )
-    declared = math.prod(shape) * dataset.dtype.itemsize
-    stored = dataset.id.get_storage_size()
-    if declared > _SMALL_BYTES and declared > _MAX_EXPANSION * stored:
-        raise TargetError(
-            f"{title} declares {declared} bytes, of which the file holds {stored}; that is not "
-            "read."
-        )
+    dtype = dataset.dtype
+    is_bfloat16 = _dtype_name(dataset) == "bfloat16" and dtype.itemsize == 2
+    if dtype.kind not in "fiub" and not is_bfloat16:
+        raise TargetError(f"{title} holds {str(dtype)[:60]} in the file, which is no number.")
+
+
+def _dtype_name(dataset: h5py.Dataset) -> str:
+    """What Keras notes beside an array that HDF5 has no type for."""
+    return str(dataset.attrs.get("dtype", ""))
 
 
 def _tensor(array: np.ndarray, name: str) -> Tensor:

@@ -120,6 +120,26 @@ def attending(name: str) -> Build:
     return build
 
 
+def given_mask(layer: object, dim: int = 2) -> Build:
+    """A model of one layer that is told what of its input to leave out; the steps are what `dim`
+    is not.
+    """
+
+    def build() -> keras.Model:
+        x = keras.Input(STEPS)
+        means = ops.mean(x, axis=dim)
+        shown = means >= ops.mean(means, axis=1, keepdims=True)  # never none, never all
+        return keras.Model(x, layer(x, mask=shown))  # type: ignore[operator]
+
+    return build
+
+
+def counted() -> keras.Model:
+    ids, weights = keras.Input((5,), dtype="int32"), keras.Input((5,))
+    layer = layers.CategoryEncoding(3, output_mode="count")
+    return keras.Model([ids, weights], layer(ids, count_weights=weights))
+
+
 def attending_masked() -> keras.Model:
     """Attention on what is partly hidden."""
     ids = keras.Input((6,), dtype="int32")
@@ -206,6 +226,7 @@ FAMILIES: dict[str, dict[str, Build]] = {
         "batch norm bare": on(STEPS, layers.BatchNormalization(scale=False, center=False)),
         "batch norm of vectors": on((6,), layers.BatchNormalization(scale=False)),
         "batch norm channels first": on(MAP, layers.BatchNormalization(axis=1, epsilon=0.1)),
+        "batch norm with a mask that is given": given_mask(layers.BatchNormalization()),
         "layer norm": on(MAP, layers.Conv2D(3, 3), layers.LayerNormalization()),
         "layer norm over two": on(MAP, layers.LayerNormalization(axis=[-2, -1])),
         "layer norm over two apart": on(MAP, layers.LayerNormalization(axis=[1, 3], center=False)),
@@ -237,6 +258,10 @@ FAMILIES: dict[str, dict[str, Build]] = {
             layers.GlobalAveragePooling1D(),
             dtype="int32",
         ),
+        "average by a mask that is given": given_mask(layers.GlobalAveragePooling1D()),
+        "average by a mask that is given, channels first": given_mask(
+            layers.GlobalAveragePooling1D(keepdims=True, **FIRST), dim=1
+        ),
     },
     "preprocessing": {
         **{f"augmentation {a.name}": on((6, 5, 3), a) for a in AUGMENTATIONS},
@@ -249,6 +274,15 @@ FAMILIES: dict[str, dict[str, Build]] = {
             MAP, layers.Conv2D(3, 1), layers.Normalization(mean=[1, 2, 3], variance=[1, 4, 9])
         ),
         "normalization of all": on(STEPS, layers.Normalization(axis=None, mean=2.0, variance=3.0)),
+        "normalization over two apart": on(
+            MAP,
+            layers.Conv2D(4, 1),
+            layers.Normalization(
+                axis=(1, 3),
+                mean=[[float(4 * i + j) for j in range(4)] for i in range(6)],
+                variance=[[1.0 + i + 6 * j for j in range(4)] for i in range(6)],
+            ),
+        ),
         "normalization undone": on(
             STEPS, layers.Normalization(mean=[1, 2, 3, 4], variance=[1, 1, 4, 9], invert=True)
         ),
@@ -256,6 +290,7 @@ FAMILIES: dict[str, dict[str, Build]] = {
         "resizing nearest": on(MAP, layers.Resizing(9, 4, interpolation="nearest")),
         "resizing to a multiple": on(MAP, layers.Resizing(12, 5, interpolation="nearest")),
         "center crop": on(MAP, layers.CenterCrop(3, 2)),
+        "category counts by weight": counted,
         "category": on((3,), layers.CategoryEncoding(2, output_mode="multi_hot"), dtype="int32"),
     },
     "recurrent": {
@@ -279,6 +314,13 @@ FAMILIES: dict[str, dict[str, Build]] = {
             layers.Bidirectional(layers.LSTM(4, return_sequences=True)),
             dtype="int32",
         ),
+        "both ways with a mask that is given": given_mask(
+            layers.Bidirectional(layers.LSTM(4, return_sequences=True))
+        ),
+        "both ways to the last with a mask that is given": given_mask(
+            layers.Bidirectional(layers.GRU(4), merge_mode="sum")
+        ),
+        "lstm with a mask that is given": given_mask(layers.LSTM(4)),
         "masking": on(STEPS, layers.Masking(0.0), layers.LSTM(3)),
     },
     "reshaping": {

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -361,6 +362,78 @@ def test_an_array_that_declares_more_than_it_holds_is_not_read(write: Write) -> 
         group.create_dataset("0", (3, 2**28), "f4", chunks=(1, 2**20), fillvalue=1.0)
     config = functional(layer("Dense", "y", "x", units=2**28))
     assert "of which the file holds 0" in error_of(write(config, data=buffer.getvalue()))
+
+
+def test_arrays_that_declare_more_than_the_file_holds_together_are_not_read(write: Write) -> None:
+    buffer, width = io.BytesIO(), 1024
+    with h5py.File(buffer, "w") as file:
+        for number in range(5):
+            name = f"dense_{number}" if number else "dense"
+            group = file.create_group(f"layers/{name}/vars")
+            group.create_dataset("0", (width, width), "f4", chunks=(width, width))
+    assert len(buffer.getvalue()) < 2**15
+    names = ["x", "a", "b", "c", "d", "y"]
+    chain = [
+        layer("Dense", name, before, units=width, use_bias=False)
+        for before, name in itertools.pairwise(names)
+    ]
+    text = error_of(write(functional(*chain, shape=(None, width)), data=buffer.getvalue()))
+    assert "weight of layer y (Dense)" in text, "the first four make 16 MiB"
+    assert "more than 16777216 bytes" in text
+
+
+def test_one_array_at_many_places_is_stored_once(write: Write) -> None:
+    buffer, width = io.BytesIO(), 1536
+    with h5py.File(buffer, "w") as file:
+        file["layers/dense/vars/0"] = np.ones((width, width), "f4")
+        for number in (1, 2):
+            file[f"layers/dense_{number}/vars/0"] = file["layers/dense/vars/0"]
+    chain = [
+        layer("Dense", name, before, units=width, use_bias=False)
+        for before, name in itertools.pairwise(["x", "a", "b", "y"])
+    ]
+    text = error_of(write(functional(*chain, shape=(None, width)), data=buffer.getvalue()))
+    assert "weight of layer y (Dense)" in text
+    assert "of which the file holds 0" in text
+
+
+@pytest.mark.parametrize("dtype", ["S4", "c8", "V2", h5py.string_dtype()])
+def test_arrays_of_no_numbers_are_refused(write: Write, dtype: object) -> None:
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        file.create_group("layers/dense/vars").create_dataset("0", (3, 2), dtype)
+    assert "which is no number" in error_of(write(data=buffer.getvalue()))
+
+
+def called_twice(config: Json) -> Json:
+    """A model around one that calls it on its own output."""
+    first, second = (layer("Functional", "y", reads)["inbound_nodes"][0] for reads in ("x", "y"))
+    return functional({**config, "name": "y", "inbound_nodes": [first, second]})
+
+
+def test_calls_that_double_at_every_level_are_refused(write: Write) -> None:
+    config = functional(layer("ReLU", "y", "x"))
+    for level in range(40):
+        config = called_twice(config)
+        config["config"]["output_layers"] = [["y", 2, 0]]
+        if level == 3:
+            loaded = load_model(Request(target=str(write(config))))
+            assert (loaded.module(*loaded.inputs) >= 0).all()
+    assert "calls more than 100000 layers" in error_of(write(config))
+
+
+def test_tensors_that_nothing_reads_are_refused(write: Write) -> None:
+    spare = {"class_name": "__keras_tensor__", "config": {"keras_history": ["x", 0, 0]}}
+    config = functional(DENSE)
+    config["config"]["layers"][1] = copy.deepcopy(DENSE)
+    config["config"]["layers"][1]["inbound_nodes"][0]["kwargs"] = {"scale": spare}
+    text = error_of(write(config), UnsupportedOp)
+    assert "layer y (Dense): the tensor scale of its call is not read" in text
+    node = {**DENSE["inbound_nodes"][0], "kwargs": {"mask": spare}}
+    config = functional({**functional(DENSE), "name": "y", "inbound_nodes": [node]})
+    config["config"]["output_layers"] = [["y", 1, 0]]
+    text = error_of(write(config), UnsupportedOp)
+    assert "model small is called with the tensor mask, which is not read" in text
 
 
 def test_shapes_that_do_not_fit_are_named(write: Write) -> None:

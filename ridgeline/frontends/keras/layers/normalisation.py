@@ -131,9 +131,9 @@ def _layer_scale(call: Call) -> Result:
 
 
 ROWS: tuple[Row, ...] = (
+    *rows({"BatchNormalization": _batch_norm}, keeps_mask=True, ignores=("mask",)),
     *rows(
         {
-            "BatchNormalization": _batch_norm,
             "LayerNormalization": _layer_norm,
             "GroupNormalization": _group_norm,
             "UnitNormalization": _unit_norm,

@@ -88,8 +88,11 @@ def _global(call: Call, pooled: Tensor) -> Result:
 
 def _global_average(call: Call) -> Result:
     value = call.value
-    if value.rank == 3 and value.mask is not None:
-        return _masked_average(call, value, value.mask)
+    if value.rank == 3:
+        given = call.optional(1, "mask")
+        mask = value.mask if given is None else given.plain()
+        if mask is not None:
+            return _masked_average(call, value, mask)
     if value.rank == 3 and not call.is_channels_first:
         keeps = call.flag("keepdims")
         y = value.tensor.mean(value.dim(1), keepdim=keeps)
@@ -100,9 +103,10 @@ def _global_average(call: Call) -> Result:
 
 def _masked_average(call: Call, value: Value, mask: Tensor) -> Result:
     """The mean over the steps that the mask shows."""
-    x, shown = value.plain(), mask.to(value.tensor.dtype).unsqueeze(-1)
+    steps, channels = (2, 1) if call.is_channels_first else (1, 2)
+    x, shown = value.plain(), mask.to(torch.bool).to(value.tensor.dtype).unsqueeze(channels)
     keeps = call.flag("keepdims")
-    return (x * shown).sum(1, keepdim=keeps) / shown.sum(1, keepdim=keeps)
+    return (x * shown).sum(steps, keepdim=keeps) / shown.sum(steps, keepdim=keeps)
 
 
 def _global_max(call: Call) -> Result:

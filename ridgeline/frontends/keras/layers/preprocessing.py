@@ -1,5 +1,6 @@
 """Preprocessing that is arithmetic, and what only training does."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -86,8 +87,12 @@ def _given(call: Call, key: str, value: Value, axes: list[int]) -> Tensor:
     found = call.array(key)
     if found is None:
         raise call.error(f"its config has no {key}")
-    numbers = found.reshape(-1) if found.numel() > 1 else found.reshape(())
-    return call.constant(key, lambda: _spread(numbers, value, axes))
+    shape = [value.shape[a] for a in axes]
+    if found.numel() == 1:
+        found = found.reshape(())
+    elif found.numel() == math.prod(shape):
+        found = found.reshape(shape)
+    return call.constant(key, lambda: _spread(found, value, axes))
 
 
 def _laid_out(
@@ -136,7 +141,9 @@ def _category_encoding(call: Call) -> Result:
         case "multi_hot":
             return hot.amax(-2).to(call.dtype)
         case "count":
-            return hot.sum(-2).to(call.dtype)
+            weights = call.optional(1, "count_weights")
+            counted = hot if weights is None else hot * weights.plain().unsqueeze(-1)
+            return counted.sum(-2).to(call.dtype)
         case mode:
             raise call.error(f"its output_mode is {mode!r}")
 

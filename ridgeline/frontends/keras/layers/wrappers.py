@@ -3,6 +3,8 @@
 Shapes: N samples, T steps, H hidden features.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -24,8 +26,10 @@ def _bidirectional(call: Call) -> Result:
     forward, backward = call.inner(_FORWARD), call.inner(_BACKWARD)
     value = call.value
     given = [v.plain() for v in call.list_of(call.argument(1, "initial_state"))]
-    joined = _joined(value, forward, backward, given)
-    halves = joined or _one_by_one(call, value, forward.flag("return_sequences"), given)
+    masked = call.optional(2, "mask")
+    shown = value if masked is None else replace(value, mask=masked.plain())
+    joined = _joined(shown, forward, backward, given)
+    halves = joined or _one_by_one(call, shown, forward.flag("return_sequences"), given)
     (y, *first), (y_back, *second) = halves
     has_all = forward.flag("return_sequences")
     merged = _merged(call, y, y_back, is_joined=joined is not None)
