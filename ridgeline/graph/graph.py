@@ -144,9 +144,9 @@ class Graph:
 
     @cached_property
     def digest(self) -> str:
-        """Sixteen hex digits that two graphs share exactly when they compute the same thing the
-        same way. Names and the values of weights do not count, those of constants of whole numbers
-        do.
+        """Sixteen hex digits that two graphs share exactly when they do the same work the same way.
+        Structure, shapes, types, the numbers in calls and the values of constants of whole numbers
+        and truth values count; names and the values of weights and of other constants do not.
         """
         from ridgeline.graph.text import canonical_lines
 

@@ -94,15 +94,21 @@ def spell_alike(graph: Graph) -> Graph:
 
 
 def _spell(edit: Edit, matcher: Matcher, node: fx.Node) -> None:
-    """Rewrites one node until no rule applies."""
+    """Rewrites one node until no rule applies; a rule that would give another type or shape does
+    not.
+    """
     for speller in _SPELLERS:
         new = speller(edit, matcher, node)
-        if new is not None and new is not node:
-            edit.replace_uses(node, new)
-            edit.sweep(node)
-            if new.op != "call_function":
-                return
-            node = new
+        if new is None or new is node:
+            continue
+        if not _is_alike(new, node):
+            edit.sweep(new)
+            continue
+        edit.replace_uses(node, new)
+        edit.sweep(node)
+        if new.op != "call_function":
+            return
+        node = new
     _round_numbers(node)
 
 
@@ -281,9 +287,11 @@ def _clamp(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | None:
         bounds = [0.0, None]
     else:
         return None
+    if _value(node).dtype is torch.bool:  # neither relu nor clamp takes truth values
+        return None
     low, high = bounds
     is_float = _value(node).is_floating_point()
-    if low == 0 and high is None and _value(_node(node.args[0])).shape == _value(node).shape:
+    if low == 0 and high is None and _is_alike(_node(node.args[0]), node):
         return edit.call(_aten.relu.default, (node.args[0],), node)
     args = (node.args[0], *(float(b) if is_float and b is not None else b for b in bounds))  # type: ignore[arg-type]
     if name == "aten.clamp.default" and node.args == args:
@@ -334,11 +342,7 @@ def _arithmetic(edit: Edit, matcher: Matcher, node: fx.Node) -> fx.Node | None:
     target = _aten.pow.Tensor_Scalar if kind == "pow" else getattr(_aten, kind).Tensor
     if node.target is target and node.args == (value, number):
         return None
-    new = edit.call(target, (value, number), node)
-    if _is_alike(new, node):
-        return new
-    edit.sweep(new)
-    return None
+    return edit.call(target, (value, number), node)
 
 
 def _difference(edit: Edit, node: fx.Node, first: object, second: object) -> fx.Node | None:
@@ -397,7 +401,9 @@ def _kind(node: fx.Node) -> str:
 
 
 def _is_alike(one: fx.Node, other: fx.Node) -> bool:
-    return _value(one).dtype == _value(other).dtype and _value(one).shape == _value(other).shape
+    """Whether two calls give values of the same types and shapes."""
+    pairs = zip(_values(one), _values(other), strict=True)
+    return all(a.dtype == b.dtype and a.shape == b.shape for a, b in pairs)
 
 
 def _is_static(node: fx.Node) -> bool:
@@ -408,6 +414,12 @@ def _value(node: fx.Node) -> Tensor:
     value = node.meta["val"]
     assert isinstance(value, Tensor)
     return value
+
+
+def _values(node: fx.Node) -> Sequence[Tensor]:
+    """What a call gives: one tensor, or the parts of a split."""
+    value = node.meta["val"]
+    return [value] if isinstance(value, Tensor) else value
 
 
 def _node(value: object) -> fx.Node:

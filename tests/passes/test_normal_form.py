@@ -406,6 +406,50 @@ def test_what_only_looks_alike_keeps_its_spelling(
     assert kept in ops(check(graph_of(forward, x), spell_alike, x))
 
 
+# Calls whose simpler spelling gives another type or shape, and that spelling.
+WHOLE = torch.tensor([[3, -2], [0, 5]])
+UNLIKE: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], Tensor]] = {
+    "clamp": (lambda m, x: x.clamp(min=0.0), lambda m, x: x.clamp(min=0), WHOLE),
+    "clamp_min": (lambda m, x: torch.clamp_min(x, 0.0), lambda m, x: x.relu(), WHOLE),
+    "maximum": (lambda m, x: torch.maximum(x, torch.zeros(())), lambda m, x: x.relu(), WHOLE),
+    "maximum of truths": (
+        lambda m, x: torch.maximum(x, torch.zeros(())),
+        lambda m, x: torch.maximum(x, torch.tensor(False)),
+        WHOLE > 0,
+    ),
+    "wider maximum": (
+        lambda m, x: torch.maximum(x, torch.zeros(1)),
+        lambda m, x: x.relu(),
+        torch.tensor(-2.0),
+    ),
+    "power": (lambda m, x: x**2.0, lambda m, x: x**2, WHOLE),
+    "one row": (
+        lambda m, i: m.w.index_select(0, i),
+        lambda m, i: F.embedding(i, m.w),
+        torch.tensor(2),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_a_spelling_keeps_type_and_shape(name: str) -> None:
+    *forwards, x = UNLIKE[name]
+    w = torch.randn(3, 4)
+    graphs = [graph_of(f, x, w=w) for f in forwards]
+    for graph in graphs:
+        assert check(graph, spell_alike, x).nodes[-1].out == graph.nodes[-1].out
+    one, other = (normal_form(graph) for graph in graphs)
+    assert one.digest != other.digest
+
+
+def test_splits_by_copy_are_slices() -> None:
+    x = torch.randn(2, 6)
+    graph = graph_of(lambda m, x: torch.split_with_sizes_copy(x, [2, 4], 1)[1].exp(), x)
+    other = graph_of(lambda m, x: x[:, 2:].exp(), x)
+    one, two = (check(g, [spell_alike, compose_views], x) for g in (graph, other))
+    assert one.digest == two.digest
+
+
 def test_a_number_is_the_one_that_fp32_holds_and_fp64_keeps_its_own() -> None:
     x = torch.randn(3)
     narrow, wide = (
