@@ -19,14 +19,13 @@ import msgspec
 
 from ridgeline import __version__
 from ridgeline.backends.backend import Backend, Dtype
+from ridgeline.backends.measure import CLOSE
 from ridgeline.backends.result import CANNOT_WIN, Candidate
 from ridgeline.graph import Graph
 from ridgeline.machines.cpu import read_cpu
 from ridgeline.machines.files import user_cache
 from ridgeline.units import format_time
 
-# What took longer than this factor of the fastest of its dtype is not tried again.
-_CLOSE = 1.1
 _MAX_BYTES = 1 << 20
 # Drivers and firmware change without a version that we see, so nobody is spared for longer.
 _MAX_AGE = datetime.timedelta(days=30)
@@ -73,7 +72,7 @@ class Outcome(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         return min((p for p in self.ran if p.dtype == dtype), key=lambda p: p.time_s, default=None)
 
     def _refusal(self, time_s: float | None, fastest: Past | None) -> str | None:
-        if time_s is None or fastest is None or time_s <= _CLOSE * fastest.time_s:
+        if time_s is None or fastest is None or time_s <= CLOSE * fastest.time_s:
             return None
         return (
             f"{SLOWER} {self.date}: {format_time(time_s)}, {fastest.backend} "

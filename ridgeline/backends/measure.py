@@ -16,7 +16,7 @@ _SAMPLES_PER_TURN = 2
 ENOUGH_CLEAN = 5
 # Those within this factor of the fastest of their dtype are too close to tell apart by the samples
 # that sort out the rest, so they get this many times as many.
-_CLOSE, _MORE = 1.1, 3
+CLOSE, _MORE = 1.1, 3
 _POLL_S = 0.02
 
 
@@ -155,9 +155,9 @@ def measure_the_close(
 
 
 def _close(timings: Sequence[Timing], group: Collection[int]) -> list[int]:
-    """The members within `_CLOSE` of the fastest; none where that is the fastest alone."""
+    """The members within `CLOSE` of the fastest; none where that is the fastest alone."""
     times = {n: t for n in group if timings[n].skipped is None and (t := timings[n].time_s)}
-    close = [n for n, t in times.items() if t <= _CLOSE * min(times.values())]
+    close = [n for n, t in times.items() if t <= CLOSE * min(times.values())]
     return close if len(close) > 1 else []
 
 

@@ -5,39 +5,20 @@ from itertools import cycle, islice
 
 from ridgeline.errors import GraphError
 from ridgeline.graph import Graph, Phase
-from ridgeline.passes.affine import fold_affine, fold_batch_norm
-from ridgeline.passes.attention import recover_attention
 from ridgeline.passes.bake import bake_constants, settle_constants
-from ridgeline.passes.canonicalise import canonicalise
-from ridgeline.passes.casts import cancel_casts
-from ridgeline.passes.composites import recover_composites
 from ridgeline.passes.cse import share_common
-from ridgeline.passes.dead import drop_dead_code
 from ridgeline.passes.divide import divide_linears
-from ridgeline.passes.fold import fold_constants
-from ridgeline.passes.layout import cancel_permutes
-from ridgeline.passes.linear import recover_linears
-from ridgeline.passes.manager import Pass, run_passes
+from ridgeline.passes.join import join_linears
+from ridgeline.passes.manager import DEFAULT_PASSES, Pass, run_passes
 from ridgeline.passes.order import order_nodes
-from ridgeline.passes.pad import absorb_pads
 from ridgeline.passes.recurrent import unstack_lstms
 from ridgeline.passes.spelling import spell_alike
 from ridgeline.passes.views import compose_views, sink_views
 
-# What speeds a graph up without growing it; then one form of each thing that has several.
+# What speeds a graph up, but for joined weights, which are divided here; then one form of each
+# thing that has several.
 NORMAL_PASSES: tuple[Pass, ...] = (
-    canonicalise,
-    fold_constants,
-    share_common,
-    drop_dead_code,
-    cancel_casts,
-    cancel_permutes,
-    recover_linears,
-    recover_composites,
-    recover_attention,
-    fold_batch_norm,
-    fold_affine,
-    absorb_pads,
+    *(one for one in DEFAULT_PASSES if one is not join_linears),
     unstack_lstms,
     spell_alike,
     bake_constants,
