@@ -135,7 +135,7 @@ def export(
         _require_same(title, program, _trace(model, args, kwargs, dynamic, title))
     if keep_detach:
         mark_stopped_gradients(program)
-    with _quiet():
+    with _explained(title):
         functional: ExportedProgram = program.run_decompositions({})
     drop_noise(functional, keep_detach=keep_detach)
     return functional
@@ -148,15 +148,23 @@ def _trace(
     dynamic: DynamicShapes,
     title: str,
 ) -> ExportedProgram:
+    with _explained(title):
+        program: ExportedProgram = torch.export.export(
+            model,
+            args,
+            dict(kwargs or {}),
+            dynamic_shapes=_as_export_argument(dynamic),
+            strict=False,
+        )
+    return program
+
+
+@contextmanager
+def _explained(title: str) -> Iterator[None]:
+    """Runs torch's part of an export, and says in one sentence what it found wrong."""
     try:
         with _quiet():
-            program: ExportedProgram = torch.export.export(
-                model,
-                args,
-                dict(kwargs or {}),
-                dynamic_shapes=_as_export_argument(dynamic),
-                strict=False,
-            )
+            yield
     except RidgelineError:
         raise
     except Exception as error:  # torch raises dozens of types; each means the same to the user
@@ -167,7 +175,6 @@ def _trace(
             "  Make the failing line exportable (torch.cond for data-dependent branches, static "
             "shapes), or capture a sub-module of it."
         ) from error
-    return program
 
 
 def _is_refusal(error: Exception) -> bool:

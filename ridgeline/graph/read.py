@@ -71,9 +71,10 @@ def _is_shared(program: ExportedProgram, path: str, seen: set[tuple[object, ...]
 
 
 def read_outputs(program: ExportedProgram) -> tuple[Ref, ...]:
-    """Every tensor the program returns, mutated buffers first."""
+    """Every tensor the program returns, mutated buffers first; numbers are not among them."""
     (output,) = (n for n in program.graph.nodes if n.op == "output")
-    return tuple(_reference(n) for n in output.args[0] if isinstance(n, fx.Node))
+    values = (n for n in output.args[0] if isinstance(n, fx.Node))
+    return tuple(_reference(n) for n in values if _spec_of_node(n) is not None)
 
 
 def read_nodes(program: ExportedProgram, repeats: Mapping[str, int]) -> tuple[Node, ...]:
@@ -189,6 +190,8 @@ def _convert(argument: Any) -> Argument:
         value = argument.meta.get("val")
         if isinstance(value, torch.SymInt):
             return size_hint(value)
+        if isinstance(value, (torch.SymFloat, torch.SymBool)):
+            return argument.name  # a number that data decides (`x.max().item()`), not a tensor
         return argument.name if argument.op == "get_attr" else _reference(argument)
     if isinstance(argument, (list, tuple)):
         return tuple(_convert(a) for a in argument)

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ridgeline.cost import cost_of, estimate
 from ridgeline.errors import CaptureError
 from ridgeline.frontends import capture
 from ridgeline.graph import verify
+from ridgeline.machines import load
 
 
 class Draws(nn.Module):
@@ -62,6 +64,28 @@ def test_a_data_dependent_size_is_an_error() -> None:
 
     with pytest.raises(CaptureError, match="depends on data"):
         capture(NonZero(), (torch.ones(3),))
+
+
+def test_a_number_made_from_data_is_no_tensor() -> None:
+    class Scale(nn.Module):
+        def forward(self, x: Tensor) -> tuple[float, Tensor, Tensor]:
+            most = x.max().item()
+            return most * 2.0, x * most, x < most
+
+    graph = capture(Scale(), (torch.ones(3),))
+    verify(graph)
+    assert [n.op for n in graph.nodes] == ["max", "mul", "lt"]
+    assert [str(ref) for ref in graph.outputs] == ["%mul_1", "%lt"]
+    assert sum(cost_of(node).read_bytes for node in graph.nodes) == 3 * 12  # x, three times
+    assert estimate(graph, load("H100")).totals.time_s > 0
+    assert "item" in str(graph)
+
+
+def test_names_that_no_program_can_be_written_with_are_an_error() -> None:
+    model = nn.Sequential()
+    model.add_module("a'\"b", nn.Linear(2, 2))
+    with pytest.raises(CaptureError, match="Sequential does not export"):
+        capture(model, (torch.ones(3, 2),))
 
 
 def test_cond_is_captured_with_both_branches() -> None:
