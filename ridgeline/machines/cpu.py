@@ -44,10 +44,12 @@ WIDENING: tuple[tuple[str, str, float, str], ...] = (
 """Flag -> dtype and how many times the fp32 rate it gives; the largest present counts."""
 
 TILES: tuple[tuple[str, str, float, str], ...] = (
-    ("amx_bf16", "bf16", 2048.0, "AMX tile multiply: 16 x 16 x 32 products in 16 cycles"),
-    ("amx_int8", "int8", 4096.0, "AMX tile multiply: 16 x 16 x 64 products in 16 cycles"),
+    ("amx_bf16", "bf16", 1024.0, "AMX tile multiply: 16 x 16 x 32 products x 2 in 16 cycles"),
+    ("amx_int8", "int8", 2048.0, "AMX tile multiply: 16 x 16 x 64 products x 2 in 16 cycles"),
 )
-"""Flag -> dtype and FLOP per cycle and core of a matrix engine; before WIDENING."""
+"""Flag -> dtype and FLOP per cycle and core of a matrix engine; before WIDENING. Source of the
+cycles: measured, 16.2 (bf16) and 16.0 (int8) for each of a row of independent tile multiplies on a
+Xeon with family 6, 2.7 GHz and 300 MiB of L3."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

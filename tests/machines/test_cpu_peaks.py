@@ -38,8 +38,8 @@ GRACE = replace(ZEN4, vendor="ARM", family="", flags=frozenset({"asimd", "bf16",
         (ZEN5, "bf16", 128),
         (ZEN5, "int8", 256),
         (SAPPHIRE_RAPIDS, "fp32", 64),
-        (SAPPHIRE_RAPIDS, "bf16", 2048),
-        (SAPPHIRE_RAPIDS, "int8", 4096),
+        (SAPPHIRE_RAPIDS, "bf16", 1024),  # 8 times AVX-512 in bf16
+        (SAPPHIRE_RAPIDS, "int8", 2048),
         (HASWELL, "fp32", 32),
         (HASWELL, "bf16", 32),  # no bf16 units: computed in fp32
         (GRACE, "fp32", 32),
