@@ -131,6 +131,8 @@ def main_dtype(run: Estimate) -> str:
 def _eager(graph: Graph, run: Estimate) -> Iterator[Advice]:
     if run.execution is Execution.EAGER:
         compiled = estimate(graph, run.machine, ceiling=run.ceiling, allow_uncounted=True)
+        if not compiled.totals.time_s:
+            return  # nothing but views, which compiled code does not call
         yield Advice(
             action="compile",
             text="compile it (ridgeline optimize, or torch.compile): neighbours fuse, fewer starts",

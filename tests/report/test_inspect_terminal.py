@@ -160,6 +160,12 @@ def test_advice_for_eager_is_what_compiling_gains(graph: Graph, machine: Machine
     assert advice.speedup == eager.totals.time_s / compiled.totals.time_s
 
 
+def test_a_model_of_views_alone_gains_nothing_from_compiling(machine: Machine) -> None:
+    graph = capture(torch.nn.Flatten(), (torch.ones(3, 2, 2),))
+    run = estimate(graph, machine, execution=Execution.EAGER)
+    assert advise(graph, run) == ()
+
+
 def test_advised_bf16_is_what_bf16_is_predicted_to_take(machine: Machine) -> None:
     def graph_in(dtype: torch.dtype) -> Graph:
         with torch.device("meta"):
