@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from ridgeline.cost.estimate import Estimate, NodeEstimate, estimate
+from ridgeline.cost.kernels import KernelModel
 from ridgeline.cost.roofline import Bound, Execution
 from ridgeline.cost.work import Recompute
 from ridgeline.graph import Graph, InputKind, Phase
@@ -64,8 +65,8 @@ def advise(graph: Graph, run: Estimate, *, optimizer: str = "adamw") -> tuple[Ad
 
 def predict(graph: Graph, run: Estimate, change: Change) -> float:
     """Seconds of one run after `change`."""
-    weights = weight_bytes(graph)
-    return sum(_time(node, weights, run, change) for node in run.nodes)
+    weights, scales = weight_bytes(graph), _compute_scales(graph, run, change.dtype)
+    return sum(_time(node, weights, scales, change) for node in run.nodes)
 
 
 def weight_bytes(graph: Graph) -> Mapping[str, int]:
@@ -79,26 +80,42 @@ def weight_bytes(graph: Graph) -> Mapping[str, int]:
     }
 
 
-def _time(node: NodeEstimate, weights: Mapping[str, int], run: Estimate, change: Change) -> float:
+def _time(
+    node: NodeEstimate, weights: Mapping[str, int], scales: Mapping[str, float], change: Change
+) -> float:
     name = node.name.removesuffix(f".{node.part}")
     fixed = min(node.moved_bytes, weights.get(name, 0) * node.repeat)
     rest = node.moved_bytes - fixed
     moved = fixed * change.weight_scale + rest * change.activation_scale * change.batch
     memory_s = node.memory_s * moved / node.moved_bytes if node.moved_bytes else 0.0
-    compute_s = node.compute_s * change.batch * _compute_scale(node, run, change)
+    scale = scales.get(name, 1.0) if node.dtype == "fp32" and node.flops else 1.0
+    compute_s = node.compute_s * change.batch * scale + _exposed_s(node) * change.weight_scale
     return max(compute_s, memory_s) + node.overhead_s * change.start_scale
 
 
-def _compute_scale(node: NodeEstimate, run: Estimate, change: Change) -> float:
-    """Compute time, then over now: fp32 matrix work at another dtype's rate."""
-    if change.dtype is None or node.dtype != "fp32" or not node.flops:
-        return 1.0
+def _exposed_s(node: NodeEstimate) -> float:
+    """The wait for weights that no computing hides."""
+    run_s = node.time_s - node.overhead_s
+    return max(0.0, run_s - node.compute_s) if run_s > node.memory_s else 0.0
+
+
+def _compute_scales(graph: Graph, run: Estimate, dtype: str | None) -> Mapping[str, float]:
+    """node name -> compute time in `dtype` over that in fp32, of matrix work: by its kernel where
+    both were measured, else by the peaks.
+    """
+    if dtype is None:
+        return {}
     machine, ceiling = run.machine, run.ceiling
-    return min(
-        1.0,
-        machine.matrix_flops_per_s("fp32", ceiling)
-        / machine.matrix_flops_per_s(change.dtype, ceiling),
-    )
+    model, weights = KernelModel(machine, run.execution, ceiling), weight_bytes(graph)
+    peaks = machine.matrix_flops_per_s("fp32", ceiling) / machine.matrix_flops_per_s(dtype, ceiling)
+    scales = {}
+    for node in graph.nodes:
+        now, then = (
+            model.rate_in(node, name, has_weights=weights[node.name] > 0)
+            for name in ("fp32", dtype)
+        )
+        scales[node.name] = min(1.0, now / then if now and then else peaks)
+    return scales
 
 
 def _advice(

@@ -24,6 +24,7 @@ from ridgeline.cost.calls import (
 from ridgeline.cost.interpolate import Sample, Speed, best_from, rate_at, speed_of
 from ridgeline.cost.roofline import Execution, Times, compute_dtype, roofline_times
 from ridgeline.cost.work import Work
+from ridgeline.graph import Node
 from ridgeline.machines import Ceiling, Kernel, Machine
 from ridgeline.machines.tables import COLD_NBYTES, Route
 
@@ -95,8 +96,7 @@ class KernelModel:
         """A product with operands as warm as its samples had them, and the wait for weights that
         lie further away.
         """
-        is_packed = call.kind != "gemm" or (call.is_packable and move.weight_nbytes > 0)
-        route = _ROUTES[self.execution] if is_packed else "eager"
+        route = self._route(call, has_weights=move.weight_nbytes > 0)
         dtype, flops = compute_dtype(work.node), work.cost.executed_flops
         speed = self._speed(call, dtype, route)
         if speed is None:
@@ -108,6 +108,20 @@ class KernelModel:
             overhead_s=speed.start_s if move.is_start else 0.0,
             exposed_s=self._exposed_s(move, call, dtype, route, flops, speed.start_s + run_s),
         )
+
+    def _route(self, call: Call, *, has_weights: bool) -> Route:
+        """What no frozen graph packs runs eagerly in a compiled one too."""
+        is_packed = call.kind != "gemm" or (call.is_packable and has_weights)
+        return _ROUTES[self.execution] if is_packed else "eager"
+
+    def rate_in(self, node: Node, dtype: str, *, has_weights: bool) -> float | None:
+        """FLOP/s of the product that `node` is, were it computed in `dtype`; None where no such
+        kernel was measured."""
+        call = matrix_call(node) if self.is_measured else None
+        if call is None:
+            return None
+        speed = self._speed(call, dtype, self._route(call, has_weights=has_weights))
+        return 1 / speed.run_s(1, call.features) if speed else None
 
     def _eager_vector(self, work: Work, move: Move) -> Times:
         """One kernel of its own, result allocated anew."""

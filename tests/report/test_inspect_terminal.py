@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ridgeline.cost import Execution, estimate
-from ridgeline.cost.advice import advise
+from ridgeline.cost.advice import Change, advise, predict
 from ridgeline.frontends import capture
 from ridgeline.graph import Graph, Phase
-from ridgeline.machines import Ceiling, Machine
+from ridgeline.machines import KERNEL_FEATURES, Ceiling, Kernel, Machine
 from ridgeline.report.reading import Reading, by_module, by_op, read
 from ridgeline.report.table import console_on, print_readings
 from ridgeline.report.verdict import advice_line, verdict
@@ -242,3 +242,59 @@ def test_a_model_of_starts_alone_gains_no_more_than_its_starts(machine: Machine)
 def test_a_single_start_is_not_advised_against(machine: Machine) -> None:
     graph = capture(torch.nn.ReLU(), (torch.ones(4, 4),), is_trusted=True, name="relu")
     assert "fuse" not in {a.action for a in advise(graph, estimate(graph, machine))}
+
+
+def test_advised_bf16_follows_the_kernels_of_a_calibrated_machine(machine: Machine) -> None:
+    def kernel(dtype: str, rate: float) -> Kernel:
+        return Kernel(
+            route="compiled",
+            kind="gemm",
+            dtype=dtype,
+            features=KERNEL_FEATURES["gemm"],
+            samples=((64.0, 64.0, 64.0, rate), (4096.0, 1024.0, 1024.0, rate)),
+            source="test",
+        )
+
+    def graph_in(dtype: torch.dtype) -> Graph:
+        with torch.device("meta"):
+            linear = torch.nn.Linear(1024, 1024, bias=False).to(dtype)
+            x = torch.randn(4096, 1024, dtype=dtype)
+        return capture(linear, (x,), is_trusted=True, name="linear")
+
+    # the peaks are 1 to 2, the kernels 8 to 10
+    here = replace(machine, kernels=(kernel("fp32", 8e12), kernel("bf16", 10e12)))
+    full, half = graph_in(torch.float32), graph_in(torch.bfloat16)
+    advised = next(a for a in advise(full, estimate(full, here)) if a.action == "bf16")
+    assert advised.time_s == pytest.approx(estimate(half, here).totals.time_s, rel=1e-6)
+
+
+def test_no_change_takes_as_long_as_the_run(machine: Machine) -> None:
+    def kernel(kind: str, rate: float) -> Kernel:
+        samples = ((64.0, 64.0, 64.0, rate), (4096.0, 1024.0, 1024.0, rate))
+        features = KERNEL_FEATURES[kind]
+        return Kernel(
+            route="compiled",
+            kind=kind,
+            dtype="fp32",
+            features=features,
+            samples=samples,
+            source="test",
+        )
+
+    reading = Kernel(
+        route="eager",
+        kind="stream_read",
+        dtype="fp32",
+        features=("nbytes",),
+        samples=((2.0**20, 90e9), (2.0**26, 30e9), (2.0**30, 20e9)),
+        source="test",
+    )
+    # weights from far away: a product waits for them as long again as it computes
+    here = replace(machine, kernels=(kernel("gemm", 8e12), kernel("gemm_cold", 4e12), reading))
+    with torch.device("meta"):
+        linear, x = torch.nn.Linear(1024, 1024, bias=False), torch.randn(2**17, 1024)
+    graph = capture(linear, (x,), is_trusted=True, name="linear")
+    run = estimate(graph, here)
+    (node,) = run.nodes
+    assert node.time_s > max(node.compute_s, node.memory_s) + node.overhead_s
+    assert predict(graph, run, Change()) == pytest.approx(run.totals.time_s)
