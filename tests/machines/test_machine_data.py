@@ -1,8 +1,9 @@
 """The shipped descriptions: physics that could be, and figures copied by hand."""
 
-import csv
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -10,8 +11,6 @@ from ridgeline.machines import Ceiling, Machine, load, names
 from ridgeline.machines.registry import _DATA
 
 ROOT = Path(__file__).parents[2]
-CHIPS = ROOT.parent / "shared" / "data" / "chips.csv"
-NO_CHIPS = "the table of chips is not beside this checkout"
 
 
 @pytest.fixture(params=names())
@@ -98,26 +97,46 @@ def test_shaky_figures_are_labelled() -> None:
     assert not any(load(name).is_low_confidence for name in ("h100-sxm", "mi300x", "a10"))
 
 
-@pytest.mark.skipif(not CHIPS.is_file(), reason=NO_CHIPS)
-def test_the_files_are_what_the_generator_writes() -> None:
+def test_a_tile_multiply_is_1024_flop_a_cycle() -> None:
+    for name, num_cores in (("cpu-xeon-8480", 56), ("cpu-xeon-6980p", 128)):
+        xeon = load(name)
+        for dtype, per_cycle in (("bf16", 1024), ("int8", 2048)):
+            peak = num_cores * 2.0e9 * per_cycle
+            assert xeon.matrix[dtype].flops_per_s == pytest.approx(peak, rel=1e-3)
+            assert "2048 bf16" not in xeon.matrix[dtype].source
+    assert load("cpu-xeon-6980p").matrix["fp16"] == load("cpu-xeon-6980p").matrix["bf16"]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    """scripts/make_machines.py"""
     spec = importlib.util.spec_from_file_location(
         "make_machines", ROOT / "scripts/make_machines.py"
     )
     assert spec is not None
     assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # a dataclass looks its module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_files_are_what_the_generator_writes(script: ModuleType, shared_data: Path) -> None:
     shipped = {path.name: path.read_text(encoding="utf-8") for path in _DATA.glob("*.toml")}
-    assert script.files(CHIPS) == shipped
+    assert script.files(shared_data / "chips.csv") == shipped
 
 
-@pytest.mark.skipif(not CHIPS.is_file(), reason=NO_CHIPS)
-def test_every_row_is_a_machine_with_its_words() -> None:
-    with CHIPS.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(line for line in file if not line.startswith("#")))
+def test_every_row_is_a_machine_with_its_words(script: ModuleType, shared_data: Path) -> None:
+    rows = script.rows_of(shared_data / "chips.csv")
     assert sorted(row["id"] for row in rows) == list(names())
     for row in rows:
         machine = load(row["id"])
         assert (machine.confidence, machine.source) == (row["confidence"], row["source"])
         assert machine.notes == row["notes"]
         assert len(machine.matrix) == sum(bool(v) for k, v in row.items() if k.endswith("_mat"))
+
+
+def test_a_correction_of_a_cell_that_changed_is_refused(script: ModuleType) -> None:
+    cells = {one.column: one.printed for one in script.CORRECTIONS if one.row == "cpu-xeon-8480"}
+    with pytest.raises(ValueError, match=r"bf16_mat: '114\.7', not '229'"):
+        script.corrected({"id": "cpu-xeon-8480", **cells, "bf16_mat": "114.7"})
