@@ -7,6 +7,7 @@ from ridgeline.backends.choose import Execution, Predict
 from ridgeline.cost import Estimate, estimate
 from ridgeline.cost import Execution as CostExecution
 from ridgeline.cost.estimate import compulsory_bytes
+from ridgeline.cost.kernels import KernelModel
 from ridgeline.errors import GraphError, UnsupportedOp
 from ridgeline.graph import Category, Graph
 from ridgeline.graph.spec import DTYPES
@@ -47,8 +48,8 @@ def predictor(machine: Machine) -> Predict:
 def _int8_bound_s(graph: Graph, run: Estimate, machine: Machine) -> float:
     """The bound with every product in int8 and half the bytes of bf16."""
     rate = machine.matrix_flops_per_s("int8", Ceiling.ACHIEVABLE)
-    bandwidth = machine.bandwidth_bytes_per_s(Ceiling.ACHIEVABLE)
-    return max(run.totals.causal_flops / rate, compulsory_bytes(graph) / 2 / bandwidth)
+    memory_s = KernelModel(machine, run.execution, run.ceiling).pass_s(compulsory_bytes(graph) // 2)
+    return min(_int8_s(run, machine), max(run.totals.causal_flops / rate, memory_s))
 
 
 def _int8_s(run: Estimate, machine: Machine) -> float:

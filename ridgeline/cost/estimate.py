@@ -50,7 +50,8 @@ class Totals:
     flops: model FLOPs, attention full; causal_flops: attention's masked half left out;
     hardware_flops: what the kernels execute, recomputation included. roofline_s: the bound no
     execution can beat at the same ceiling: the larger of all compute at peak and every weight,
-    input and output moved once. intensity: FLOPs per byte moved; ridge: where the machine turns.
+    input and output moved once; never above time_s. intensity: FLOPs per byte moved; ridge: where
+    the machine turns.
     """
 
     flops: int
@@ -126,7 +127,7 @@ def estimate(
         ceiling=ceiling,
         execution=execution,
         nodes=nodes,
-        totals=_totals(graph, machine, ceiling, nodes, works, memory),
+        totals=_totals(graph, model, nodes, works, memory),
         memory=memory,
         uncounted=_uncounted(works),
     )
@@ -199,12 +200,12 @@ def _node(work: Work, move: Move, model: KernelModel) -> NodeEstimate:
 
 def _totals(
     graph: Graph,
-    machine: Machine,
-    ceiling: Ceiling,
+    model: KernelModel,
     nodes: Sequence[NodeEstimate],
     works: Sequence[Work],
     memory: MemoryProfile,
 ) -> Totals:
+    time_s = sum(n.time_s for n in nodes)
     cost = total(w.cost.times(w.repeat) for w in works)
     moved = sum(n.moved_bytes for n in nodes)
     return Totals(
@@ -221,37 +222,38 @@ def _totals(
         peak_memory_bytes=memory.peak_bytes,
         activation_bytes=memory.activation_bytes,
         cache_bytes=memory.cache_bytes,
-        time_s=sum(n.time_s for n in nodes),
+        time_s=time_s,
         compute_s=sum(n.compute_s for n in nodes),
         memory_s=sum(n.memory_s for n in nodes),
         overhead_s=sum(n.overhead_s for n in nodes),
-        roofline_s=_roofline_s(graph, machine, ceiling, works),
+        roofline_s=min(time_s, _roofline_s(graph, model, works)),
         bound=_bound(nodes),
         intensity=cost.flops / moved if moved else 0.0,
-        ridge=machine.ridge_flops_per_byte(_main_dtype(nodes), ceiling),
+        ridge=model.machine.ridge_flops_per_byte(_main_dtype(nodes), model.ceiling),
         is_lower_bound=any(not w.is_counted for w in works),
     )
 
 
-def _roofline_s(graph: Graph, machine: Machine, ceiling: Ceiling, works: Iterable[Work]) -> float:
+def _roofline_s(graph: Graph, model: KernelModel, works: Iterable[Work]) -> float:
     """The time below which no execution gets: compute and compulsory traffic overlap completely.
 
     Compulsory: what the graph must read and write at least once. A gathered table counts by the
-    rows taken, so weights are counted by what their readers read.
+    rows taken, so weights are counted by what their readers read. It comes from the nearest cache
+    that could hold all of it from run to run, where that cache's bandwidth was measured.
     """
     compute_s = sum(
         roofline_times(
             OpCost(executed_flops=w.cost.causal_flops),
             0,
             compute_dtype(w.node),
-            machine,
-            ceiling,
+            model.machine,
+            model.ceiling,
             0.0,
         ).compute_s
         * w.repeat
         for w in works
     )
-    return max(compute_s, compulsory_bytes(graph) / machine.bandwidth_bytes_per_s(ceiling))
+    return max(compute_s, model.pass_s(compulsory_bytes(graph)))
 
 
 def compulsory_bytes(graph: Graph) -> int:

@@ -30,6 +30,7 @@ from ridgeline.machines.tables import COLD_NBYTES, Route
 
 # Bytes that calibration's elementwise kernel moves per element: two operands and a result.
 _ELEMENTWISE_BYTES: Mapping[str, int] = {"fp32": 12, "bf16": 6, "fp16": 6}
+_STREAMS = ("stream_read", "stream_copy", "stream_triad")
 _ROUTES: Mapping[Execution, Route] = {Execution.EAGER: "eager", Execution.COMPILED: "compiled"}
 
 
@@ -75,6 +76,14 @@ class KernelModel:
         if self.execution is Execution.EAGER:
             return self._eager_vector(work, move)
         return self._fused_vector(work, move)
+
+    def pass_s(self, nbytes: int) -> float:
+        """The least time in which `nbytes`, each once, pass by: at the fastest stream measured over
+        a set of that size, which a cache may hold from run to run, or else at main memory's
+        bandwidth.
+        """
+        bandwidth = self.machine.bandwidth_bytes_per_s(self.ceiling)
+        return nbytes / max(bandwidth, *(self._bandwidth(kind, nbytes) for kind in _STREAMS))
 
     def _roofline(self, work: Work, move: Move) -> Times:
         """Peak rates, main memory's bandwidth, and one start per kernel."""

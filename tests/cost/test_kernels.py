@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from math import isclose, prod
 
@@ -12,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cost_matrix import PRODUCTS
 
-from ridgeline.cost import Bound, Execution, OpCost, cost_of
+from ridgeline.cost import Bound, Execution, OpCost, cost_of, estimate
 from ridgeline.cost.calls import group_of, matrix_call, vector_call, work_in
 from ridgeline.cost.interpolate import best_from, rate_at, speed_of
 from ridgeline.cost.kernels import KernelModel, Move
 from ridgeline.cost.roofline import roofline_times
 from ridgeline.cost.work import Part, Work
-from ridgeline.graph import Node
+from ridgeline.frontends.torch_export import capture
+from ridgeline.graph import Graph, Node
 from ridgeline.machines import (
     KERNEL_FEATURES,
     Ceiling,
@@ -373,6 +375,34 @@ def test_times_on_any_machine(
     net = speed_of(gemms, [2.0 * prod(s[:3]) for s in gemms]).samples
     assert times[0] >= todo.cost.flops / max(s[-1] for s in net) * (1 - 1e-9)
     assert times[-1] < float("inf")
+
+
+def test_what_fits_a_cache_is_bound_by_the_cache() -> None:
+    run = estimate(_decoder(), machine(kernel("gemm", GEMM), kernel("stream_read", READ)))
+    # 17 MiB pass by: past the caches' 16 MiB, nowhere near main memory's 32 GB/s
+    assert run.totals.roofline_s == pytest.approx(17 * MIB / 80e9, rel=0.1)
+    plain = estimate(_decoder(), machine())
+    assert plain.totals.roofline_s == pytest.approx(17 * MIB / 32e9, rel=0.01)
+
+
+@pytest.mark.parametrize("execution", Execution)
+@given(gemms=gemm_samples, stream=curves)
+def test_no_prediction_beats_the_roofline(
+    gemms: list[tuple[float, ...]], stream: list[tuple[float, ...]], execution: Execution
+) -> None:
+    measured = machine(
+        kernel("gemm", gemms), kernel("stream_read", stream), kernel("stream_triad", stream)
+    )
+    totals = estimate(_decoder(), measured, execution=execution).totals
+    assert 0 < totals.roofline_s <= totals.time_s
+
+
+@cache
+def _decoder() -> Graph:
+    """One token through 17 MiB of weights."""
+    with torch.device("meta"):
+        layers = torch.nn.Sequential(torch.nn.Linear(2048, 2048), torch.nn.Linear(2048, 128))
+        return capture(layers, (torch.randn(1, 2048),), is_trusted=True, name="decoder")
 
 
 @given(sizes, sizes)
