@@ -18,11 +18,14 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _CAUSAL = "ridgeline_causal"
+_DTYPE_KEYS = ("dtype", "torch_dtype")  # which the model is told apart from its config
 
 
-def load_auto_model(source: Source, request: Request, device: str) -> LoadedModel:
-    """The model of `source` as its task runs it; real weights where they are and `device` is
-    real.
+def load_auto_model(
+    source: Source, request: Request, dtype: torch.dtype, device: str
+) -> LoadedModel:
+    """The model of `source` as its task runs it, in `dtype`; real weights where they are and
+    `device` is real.
     """
     try:
         import transformers  # noqa: F401
@@ -37,7 +40,7 @@ def load_auto_model(source: Source, request: Request, device: str) -> LoadedMode
         form = form_of(model_class)
         attention = _supported(model_class, _causal_attention() if form is causal_form else "sdpa")
         make = _read_weights if device != "meta" and source.has_weights else _build
-        model = make(source, source.dtype(request), device, model_class, config, attention)
+        model = make(source, dtype, device, model_class, config, attention)
     set_mode(model, request.phase)
     with torch.device(device):
         module, inputs = form(model, source, request)
@@ -65,8 +68,9 @@ def _config(source: Source) -> "PretrainedConfig":
             f"{source.name}: model_type {model_type!r} is unknown to the installed transformers; "
             "models that bring their own code are not run. Load it in a FILE.py:FUNCTION."
         )
+    own = {key: value for key, value in source.config.items() if key not in _DTYPE_KEYS}
     try:
-        return CONFIG_MAPPING[model_type].from_dict(dict(source.config))
+        return CONFIG_MAPPING[model_type].from_dict(own)
     except Exception as error:  # transformers' checks raise types of their own
         raise TargetError(f"{source.name}: {_first_line(error)}") from error
 

@@ -22,7 +22,13 @@ _CONFIG = "config.json"
 # A prompt of typical length; see `default_seq`.
 _DEFAULT_SEQ = 2048
 _MAX_CONFIG_BYTES = 16 * 2**20
-_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+_DTYPES = {
+    "float64": "fp64",
+    "float32": "fp32",
+    "bfloat16": "bf16",
+    "float16": "fp16",
+    "auto": "fp32",  # as the weights are; the config alone does not say
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +63,20 @@ class Source:
         return min(_DEFAULT_SEQ, self.max_positions or _DEFAULT_SEQ)
 
     def dtype(self, request: Request) -> torch.dtype:
-        """The dtype asked for, else the config's, else fp32."""
-        own = str(self.config.get("dtype") or self.config.get("torch_dtype") or "float32")
-        return request.torch_dtype or DTYPES[_DTYPES.get(own.removeprefix("torch."), "fp32")]
+        """The dtype asked for, else the config's, else fp32. Raises TargetError for an unknown
+        one.
+        """
+        if request.torch_dtype is not None:
+            return request.torch_dtype
+        key = "dtype" if self.config.get("dtype") else "torch_dtype"
+        own = self.config.get(key) or "float32"
+        name = _DTYPES.get(str(own).removeprefix("torch."))
+        if name is None:
+            raise TargetError(
+                f"{self.name}: {key} is {own!r}; it must be one of {', '.join(_DTYPES)}, or give "
+                "--dtype."
+            )
+        return DTYPES[name]
 
 
 def is_huggingface(target: str) -> bool:
@@ -73,19 +90,20 @@ def load_huggingface(request: Request, device: str) -> LoadedModel:
     """The model of a config, on `device`; with its weights where they are and `device` is real."""
     source = find_source(request.target, with_weights=device != "meta")
     request.require_length(source.max_positions)
+    dtype = source.dtype(request)
     if "quantization_config" in source.config:
         raise TargetError(
             f"{source.name} describes quantised weights (quantization_config), which are not read; "
             "take the config of the model they were made from."
         )
     if is_decoder(source.config) and (device == "meta" or not source.has_weights):
-        return _load_decoder(source, request, device)
+        return _load_decoder(source, request, dtype, device)
     from ridgeline.frontends.auto_model import load_auto_model
 
-    return load_auto_model(source, request, device)
+    return load_auto_model(source, request, dtype, device)
 
 
-def _load_decoder(source: Source, request: Request, device: str) -> LoadedModel:
+def _load_decoder(source: Source, request: Request, dtype: torch.dtype, device: str) -> LoadedModel:
     """Our own decoder of the config's shape, with random weights."""
     config = decoder_config(source.config, source.name)
     seq = source.default_seq()
@@ -93,7 +111,7 @@ def _load_decoder(source: Source, request: Request, device: str) -> LoadedModel:
     sizes = Sizes(batch=request.batch, seq=request.seq, cache=request.cache)
     form = Phase.FORWARD if request.phase is Phase.TRAIN else request.phase
     previous = torch.get_default_dtype()
-    torch.set_default_dtype(source.dtype(request))
+    torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
             model = set_mode(Decoder(config), request.phase)

@@ -301,3 +301,24 @@ def test_tokens_beyond_the_learned_positions_are_refused(family: str, tmp_path: 
         TargetError, match=r"--seq 65 needs 65 positions; .* has 64\. Ask for fewer"
     ):
         capture_target(Request(target=target, seq=65))
+
+
+@pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_unknown_dtype_is_named(tmp_path: Path, key: str, family: str) -> None:
+    keys = DECODER if family == "llama" else {"n_embd": 64, "n_layer": 1, "n_head": 4}
+    target = write(tmp_path / "net", family, **keys, **{key: "float99"})
+    with pytest.raises(TargetError, match=f"net: {key} is 'float99'; it must be one of float64"):
+        capture_target(Request(target=target, seq=8))
+    asked = capture_target(Request(target=target, seq=8, dtype="bf16"))
+    assert {i.spec.dtype for i in asked.of_kind(InputKind.PARAMETER)} == {"bf16"}
+
+
+@pytest.mark.parametrize(
+    ("word", "dtype"), [("torch.float16", "fp16"), ("auto", "fp32"), (None, "fp32")]
+)
+def test_dtypes_of_configs(tmp_path: Path, word: str | None, dtype: str) -> None:
+    graph = capture_target(
+        Request(target=write(tmp_path, "llama", **DECODER, torch_dtype=word), seq=8)
+    )
+    assert {i.spec.dtype for i in graph.of_kind(InputKind.PARAMETER)} == {dtype}
