@@ -22,6 +22,11 @@ _CONFIG = "config.json"
 # A prompt of typical length; see `default_seq`.
 _DEFAULT_SEQ = 2048
 _MAX_CONFIG_BYTES = 16 * 2**20
+# Layers alike are traced once, but each is a module that is made and called: some 3 ms per layer.
+# The deepest model published has 1202 (a ResNet), the deepest transformer 1000 (DeepNet).
+_MAX_LAYERS = 4096
+# num_hidden_layers, n_layer, encoder_layers and the like, not the max_window_layers of Qwen
+_LAYERS = re.compile(r"(?!max_)(.*_)?layers?")
 _DTYPES = {
     "float64": "fp64",
     "float32": "fp32",
@@ -146,7 +151,20 @@ def _source(name: str, file: Path) -> Source:
     config = _read(file)
     if not isinstance(config.get("model_type"), str):
         raise TargetError(f"{file} has no model_type; it is no Hugging Face model config.")
+    _require_few_layers(name, config)
     return Source(name=name, file=file, config=config)
+
+
+def _require_few_layers(name: str, config: Mapping[str, object]) -> None:
+    """Raises TargetError for more layers than are built in reasonable time, parts included."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _require_few_layers(f"{name} ({key})", value)
+        elif isinstance(value, int) and value > _MAX_LAYERS and _LAYERS.fullmatch(key):
+            raise TargetError(
+                f"{name}: {key} is {value}; more than {_MAX_LAYERS} are not built. Count a model "
+                "of fewer layers and scale: layers alike cost alike."
+            )
 
 
 def _read(file: Path) -> dict[str, object]:

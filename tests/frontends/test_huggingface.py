@@ -322,3 +322,12 @@ def test_dtypes_of_configs(tmp_path: Path, word: str | None, dtype: str) -> None
         Request(target=write(tmp_path, "llama", **DECODER, torch_dtype=word), seq=8)
     )
     assert {i.spec.dtype for i in graph.of_kind(InputKind.PARAMETER)} == {dtype}
+
+
+def test_a_million_layers_are_refused(tmp_path: Path) -> None:
+    deep = write(tmp_path / "deep", "llama", **DECODER | {"num_hidden_layers": 10**6})
+    with pytest.raises(TargetError, match="deep: num_hidden_layers is 1000000; more than 4096 are"):
+        capture_target(Request(target=deep))
+    part = write(tmp_path / "parts", "t5gemma", decoder={"num_hidden_layers": 10**6})
+    with pytest.raises(TargetError, match=r"parts \(decoder\): num_hidden_layers is 1000000"):
+        capture_target(Request(target=part))
