@@ -1,4 +1,5 @@
-"""The only place where numbers become text and units are converted. GiB is 2**30, GB is 1e9."""
+"""The only place where numbers become text and units are converted, and text what a terminal may
+print. GiB is 2**30, GB is 1e9."""
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 KB, MB, GB, TB = 1e3, 1e6, 1e9, 1e12
@@ -7,6 +8,17 @@ GIGA, TERA = 1e9, 1e12
 _SI = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _IEC = ((2**40, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"))
 _TIME = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
+
+
+# C0, DEL and C1 but for the line's end and the tab: what moves a terminal's cursor, or worse.
+_CONTROLS = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
+}
+
+
+def printable(text: str) -> str:
+    """`text` of any origin with its control characters spelled out, `\\x1b`, safe on a terminal."""
+    return text.translate(_CONTROLS)
 
 
 def significant(value: float, digits: int = 3) -> str:

@@ -19,6 +19,7 @@ from ridgeline import __version__
 from ridgeline.cli.collector import leave_at_once, leave_to_the_system
 from ridgeline.cli.streams import prepare_streams
 from ridgeline.errors import RidgelineError
+from ridgeline.units import printable
 
 if TYPE_CHECKING:
     from typer._click import Context, HelpFormatter
@@ -201,7 +202,7 @@ def _drop_what_is_unwritten() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"ridgeline: {message}", file=sys.stderr)
+    print(f"ridgeline: {printable(message)}", file=sys.stderr)
     return code
 
 

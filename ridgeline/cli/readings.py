@@ -43,7 +43,7 @@ class Options:
 
 def read_all(options: Options) -> tuple[Reading, ...]:
     """One reading per target, phase and machine, in this order."""
-    chosen = choose_machines(options.machine)
+    chosen, notes = choose_machines(options.machine)
     jobs = [job for target in options.targets for job in _jobs(target, options)]
 
     def readings(job: Job) -> tuple[Reading, ...]:
@@ -51,7 +51,10 @@ def read_all(options: Options) -> tuple[Reading, ...]:
         return tuple(_reading(job[0], graph, machine, options) for machine in chosen)
 
     load_tracer(is_alone=options.is_alone)
-    return tuple(reading for found in map_forked(readings, jobs) for reading in found)
+    found = tuple(reading for some in map_forked(readings, jobs) for reading in some)
+    for note in notes:  # now, for what fails says one sentence and nothing else
+        print(note, file=sys.stderr)
+    return found
 
 
 def _reading(target: str, graph: Graph, machine: Machine, options: Options) -> Reading:
@@ -89,8 +92,10 @@ def _phases(target: str, options: Options) -> tuple[Phase, ...]:
     return (Phase(options.phase),) if options.phase else default_phases(target)
 
 
-def choose_machines(names: str) -> tuple[Machine, ...]:
-    """The machines named, with commas between, each once; the default where none is."""
+def choose_machines(names: str) -> tuple[tuple[Machine, ...], tuple[str, ...]]:
+    """The machines named, with commas between, each once; where none is, the default, and what to
+    say of it.
+    """
     asked = tuple(name.strip() for name in names.split(",") if name.strip())
     if names and not asked:
         raise MachineError(f"--machine {names!r} names no machine.")
@@ -98,26 +103,28 @@ def choose_machines(names: str) -> tuple[Machine, ...]:
     for machine in map(machines.load, asked):
         if machine not in found:
             found.append(machine)
-    return tuple(found) or (_default_machine(),)
+    if found:
+        return tuple(found), ()
+    default, notes = _default_machine()
+    return (default,), notes
 
 
-def _default_machine() -> Machine:
+def _default_machine() -> tuple[Machine, tuple[str, ...]]:
     """This machine if calibrated, else the local GPU's description, else a common one, said so."""
     if machines.this_path().is_file():
-        return machines.load("this")
-    device = _local_gpu()
-    if device:
+        return machines.load("this"), ()
+    unknown: tuple[str, ...] = ()
+    if device := _local_gpu():
         try:
-            return machines.match_device(device)
+            return machines.match_device(device), ()
         except MachineError as error:
-            print(f"ridgeline: {error}", file=sys.stderr)
+            unknown = (f"ridgeline: {error}",)
     fallback = machines.load(FALLBACK_MACHINE)
-    print(
+    note = (
         f"No --machine given and this one is not calibrated: using {fallback.name}. "
-        "`ridgeline machines calibrate` measures this one.",
-        file=sys.stderr,
+        "`ridgeline machines calibrate` measures this one."
     )
-    return fallback
+    return fallback, (*unknown, note)
 
 
 def _local_gpu() -> str:

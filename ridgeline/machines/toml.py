@@ -28,7 +28,7 @@ def parse(text: str, *, origin: str) -> Machine:
     try:
         return msgspec.convert(table, Machine)
     except msgspec.ValidationError as error:
-        raise MachineError(f"{origin}: {_in_toml_words(str(error))}") from None
+        raise MachineError(f"{origin}: {_in_toml_words(str(error), _bad_rate(table))}") from None
 
 
 def to_toml(machine: Machine) -> str:
@@ -69,9 +69,24 @@ def _check_keys(entry: object, part: _Part, place: str, origin: str) -> None:
             raise MachineError(f"{origin}: unknown key {full!r}; known here: {', '.join(known)}.")
 
 
-def _in_toml_words(message: str) -> str:
-    words = message.replace("Object missing required field", "missing key").replace("$.", "")
-    return (words if words.endswith(".") else words + ".").replace(" - at `", ", in `")
+def _in_toml_words(message: str, bad_rate: str) -> str:
+    words, _, place = message.partition(" - at `")
+    words = words.replace("Object missing required field", "missing key").rstrip(".")
+    place = place.removesuffix("`").removeprefix("$.")
+    if bad_rate:
+        place = place.replace(f"{bad_rate.partition('.')[0]}[...]", bad_rate)
+    return f"{words}, in `{place}`." if place else f"{words}."
+
+
+def _bad_rate(table: Mapping[str, object]) -> str:
+    """ "matrix.bf16" where that is the first rate that is none: msgspec says "matrix[...]"."""
+    for place, part, entry in _parts(table):
+        if part is Rate:
+            try:
+                msgspec.convert(entry, Rate)
+            except msgspec.ValidationError:
+                return place
+    return ""
 
 
 def _is_scalar(value: object) -> bool:

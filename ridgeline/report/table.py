@@ -1,11 +1,12 @@
 """The terminal report: rich where there is a terminal, plain columns where there is none."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -21,7 +22,14 @@ from ridgeline.report.verdict import (
     utilisation,
     verdict,
 )
-from ridgeline.units import format_bytes, format_count, format_percent, format_time, significant
+from ridgeline.units import (
+    format_bytes,
+    format_count,
+    format_percent,
+    format_time,
+    printable,
+    significant,
+)
 
 _PLAIN_WIDTH, _LEAST_WIDTH = 200, 40
 _LEAST_TEXT = 10  # narrower than this, folded text is no longer read
@@ -34,13 +42,23 @@ _STYLES = {
 }
 
 
+class _SafeConsole(Console):
+    """Spells control characters out: names in reports come from files that others wrote."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 def console_on(stream: TextIO) -> Console:
     """A console on `stream`; where it is no terminal, without colour and as wide as COLUMNS says,
     else wide.
     """
     if stream.isatty():
-        return Console(file=stream, highlight=False, markup=False, emoji=False)
-    return Console(
+        return _SafeConsole(file=stream, highlight=False, markup=False, emoji=False)
+    return _SafeConsole(
         file=stream,
         width=_asked_width() or _PLAIN_WIDTH,
         highlight=False,

@@ -82,10 +82,9 @@ def misfit(run: Estimate) -> str:
 
 
 def throughput(reading: Reading) -> str:
-    """Samples or tokens per second at the predicted time."""
+    """Samples or tokens per second at the predicted time; of what takes none, nothing to say."""
     time_s = reading.estimate.totals.time_s
-    rate = reading.samples / time_s if time_s else 0.0
-    return f"{significant(rate)} {reading.unit}s/s"
+    return f"{significant(reading.samples / time_s)} {reading.unit}s/s" if time_s else "-"
 
 
 def utilisation(run: Estimate) -> tuple[str, str, str]:

@@ -13,7 +13,7 @@ import pytest
 from ridgeline.cli.main import run
 from ridgeline.cli.readings import FALLBACK_MACHINE
 from ridgeline.errors import MachineError
-from ridgeline.machines import load, save_this
+from ridgeline.machines import load, save_this, to_toml
 from ridgeline.machines.threads import require_threads
 
 SMALL = "zoo:deepadipose"
@@ -156,6 +156,19 @@ def test_without_one_it_says_what_it_uses(capsys: Captured) -> None:
     found = json.loads(out)
     if found["machine"] == FALLBACK_MACHINE:
         assert "No --machine given" in err
+
+
+def test_a_bad_target_is_all_that_is_said(capsys: Captured) -> None:
+    assert run(["inspect", "zoo:resnet51"]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("ridgeline: ")
+
+
+def test_control_characters_in_a_message_are_spelled_out(capsys: Captured, tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    text = to_toml(load("l4")).replace('name = "GDDR6"', r'name = "\u001b[2J"')
+    file.write_text(text.replace("bandwidth_bytes_per_s = 300e9", "bandwidth_bytes_per_s = -1.0"))
+    assert r"memory \x1b[2J: " in failure(["machines", "show", str(file)], capsys)
 
 
 def test_an_op_without_a_rule_fails_or_is_listed(capsys: Captured, model_file: Path) -> None:

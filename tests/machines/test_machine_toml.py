@@ -99,6 +99,15 @@ def test_a_wrong_type_and_a_wrong_value_are_named() -> None:
         parse(TEXT.replace('kind = "gpu"', 'kind = "tpu"'), origin="mine.toml")
 
 
+def test_the_dtype_of_a_bad_rate_is_named() -> None:
+    text = TEXT.replace("flops_per_s = 1.3074e15", "flops_per_s = -5.0")
+    with pytest.raises(MachineError, match=r"above zero, not -5\.0, in `matrix\.fp16`\.$"):
+        parse(text, origin="mine.toml")
+    text = TEXT.replace("[vector.fp32]\nflops_per_s = ", '[vector.fp32]\nflops_per_s = "fast" # ')
+    with pytest.raises(MachineError, match=r"got `str`, in `vector\.fp32\.flops_per_s`\.$"):
+        parse(text, origin="mine.toml")
+
+
 def test_what_is_not_toml() -> None:
     with pytest.raises(MachineError, match=r"mine\.toml is not TOML"):
         parse("= 1", origin="mine.toml")

@@ -12,7 +12,7 @@ from ridgeline.frontends import capture
 from ridgeline.graph import Graph, Phase
 from ridgeline.machines import KERNEL_FEATURES, Ceiling, Kernel, Machine
 from ridgeline.report.reading import Reading, by_module, by_op, read
-from ridgeline.report.table import console_on, print_readings
+from ridgeline.report.table import console_on, line, print_readings
 from ridgeline.report.verdict import advice_line, verdict
 
 # By hand: a product is 2 * 4096 * 1024 * 1024 = 8.59 GFLOP, 0.859 ms at 10 TFLOP/s, and 1 µs to
@@ -84,6 +84,24 @@ def test_the_whole_report_of_a_tiny_graph(reading: Reading) -> None:
 
 def test_a_pipe_gets_no_escape_codes(reading: Reading) -> None:
     assert "\x1b" not in printed(reading)
+
+
+def test_control_characters_of_names_are_spelled_out(
+    reading: Reading, graph: Graph, machine: Machine
+) -> None:
+    evil = replace(machine, name="\x1b[2J\x9b31mRound 1", id="round-2")
+    text = printed(reading, read("tiny", graph, estimate(graph, evil)))
+    assert r"\x1b[2J\x9b31mRound 1" in text
+    assert text.replace("\n", "").isprintable()
+
+
+def test_colours_stay_on_a_terminal() -> None:
+    stream = io.StringIO()
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    console = console_on(stream)
+    line(console, "low \x1b[2J", "yellow")
+    assert "\x1b[2J" not in stream.getvalue()
+    assert r"low \x1b[2J" in stream.getvalue()
 
 
 def test_names_are_text_not_markup(reading: Reading) -> None:
@@ -164,6 +182,12 @@ def test_a_model_of_views_alone_gains_nothing_from_compiling(machine: Machine) -
     graph = capture(torch.nn.Flatten(), (torch.ones(3, 2, 2),))
     run = estimate(graph, machine, execution=Execution.EAGER)
     assert advise(graph, run) == ()
+
+
+def test_what_takes_no_time_has_no_throughput(machine: Machine) -> None:
+    graph = capture(torch.nn.Flatten(), (torch.ones(3, 2, 2),))
+    run = estimate(graph, machine)
+    assert "throughput             -" in printed(read("views", graph, run))
 
 
 def test_advised_bf16_is_what_bf16_is_predicted_to_take(machine: Machine) -> None:
