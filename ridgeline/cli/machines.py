@@ -76,9 +76,11 @@ def calibrate_command(
     """
     from ridgeline.machines import save_this
     from ridgeline.machines.calibrate import calibrate
+    from ridgeline.machines.registry import require_this_place
     from ridgeline.report.machines import print_machine
     from ridgeline.report.table import console_on
 
+    require_this_place()
     machine: Machine = calibrate(threads=threads, seconds=seconds, progress=_show_progress)
     if sys.stderr.isatty():
         print(file=sys.stderr)

@@ -105,18 +105,35 @@ def this_path() -> Path:
 
 def save_this(machine: Machine) -> Path:
     """Makes `machine` the one that `load("this")` returns. The file is whole or absent, never
-    half-written."""
-    path = this_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix="this-", suffix=".partial")
+    half-written. Raises MachineError where its folder takes no file."""
+    path, partial = this_path(), _partial()
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(to_toml(machine))
+        partial.write_text(to_toml(machine), encoding="utf-8")
         os.replace(partial, path)
     except BaseException:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
     return path
+
+
+def require_this_place() -> None:
+    """Raises MachineError unless `save_this` can write; asked before long work."""
+    _partial().unlink()
+
+
+def _partial() -> Path:
+    """A new empty file beside this.toml."""
+    folder = this_path().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=folder, prefix="this-", suffix=".partial")
+    except OSError as error:
+        raise MachineError(
+            f"cannot keep a calibration in {folder}: {error.strerror}. XDG_CACHE_HOME may name a "
+            "folder of another place."
+        ) from None
+    os.close(handle)
+    return Path(partial)
 
 
 def _find(name: str) -> str | None:

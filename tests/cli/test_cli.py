@@ -171,6 +171,20 @@ def test_control_characters_in_a_message_are_spelled_out(capsys: Captured, tmp_p
     assert r"memory \x1b[2J: " in failure(["machines", "show", str(file)], capsys)
 
 
+def test_what_cannot_be_kept_is_not_measured(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def measure(**options: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("ridgeline.machines.calibrate.calibrate", measure)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    message = failure(["machines", "calibrate"], capsys)
+    place = tmp_path / "file" / "ridgeline"
+    assert message.startswith(f"cannot keep a calibration in {place}: Not a directory. XDG_")
+
+
 def test_an_op_without_a_rule_fails_or_is_listed(capsys: Captured, model_file: Path) -> None:
     target = f"{model_file}:strange"
     message = failure(["inspect", target, "--machine", "H100"], capsys)
