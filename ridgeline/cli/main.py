@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from ridgeline import __version__
 from ridgeline.cli.collector import leave_at_once, leave_to_the_system
+from ridgeline.cli.interrupt import heard_while_loading
 from ridgeline.cli.streams import prepare_streams
 from ridgeline.errors import RidgelineError
 from ridgeline.units import printable
@@ -126,7 +127,8 @@ def main(args: Sequence[str] | None = None) -> None:
     prepare_streams()
     given = list(sys.argv[1:] if args is None else args)
     is_alone = args is None and _reads_only(given)
-    code = run(given, is_alone=is_alone)
+    with heard_while_loading(EXIT_INTERRUPTED):
+        code = run(given, is_alone=is_alone)
     if code == 0 and is_alone:
         leave_at_once(code)
     leave_to_the_system()

@@ -294,6 +294,41 @@ def test_an_interrupt_is_one_line(capsys: Captured, monkeypatch: pytest.MonkeyPa
     assert capsys.readouterr().err == "ridgeline: stopped.\n"
 
 
+# A library that catches what is raised while it loads. A shell without job control starts its
+# background jobs with SIGINT ignored.
+DEAF = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except BaseException:
+    pass
+os._exit(3)
+"""
+INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.{handler})
+from ridgeline.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler", "code", "message"),
+    [("default_int_handler", 130, "ridgeline: stopped.\n"), ("SIG_IGN", 3, "")],
+)
+def test_an_interrupt_is_heard_while_torch_loads(
+    tmp_path: Path, handler: str, code: int, message: str
+) -> None:
+    (tmp_path / "torch.py").write_text(DEAF)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(handler=handler), "inspect", SMALL],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (code, message)
+
+
 def test_machines_are_listed_and_shown(capsys: Captured) -> None:
     assert run(["machines", "list"]) == 0
     out = capsys.readouterr().out
