@@ -195,7 +195,7 @@ class KernelModel:
 
     def _coldness(self, near: float, far: float) -> float:
         """How far from near to the cold samples' operands the far is; in seconds per byte."""
-        farthest = 1 / self._bandwidth("stream_read", COLD_NBYTES)
+        farthest = 1 / self._bandwidth("stream_read", self.machine.cold_nbytes or COLD_NBYTES)
         return min(1.0, max(0.0, far - near) / (farthest - near)) if farthest > near else 0.0
 
     def _allocating_s(self, move: Move, dtype: str) -> float:

@@ -12,14 +12,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ridgeline.errors import MachineError
-from ridgeline.machines.cpu import Cpu, peak_flops_per_s, read_cpu
+from ridgeline.machines.cpu import Cpu, free_memory_bytes, peak_flops_per_s, read_cpu
 from ridgeline.machines.machine import Cache, Kernel, Machine, Memory, Rate
 from ridgeline.machines.probe import Call, Probe
 from ridgeline.machines.probes import cpu_probes
 from ridgeline.machines.tables import KERNEL_FEATURES, KERNEL_UNITS
 from ridgeline.machines.threads import require_threads, torch_threads
 from ridgeline.machines.timing import Sample, Timing, preferred, summarise, take_samples
-from ridgeline.units import MIB, counted
+from ridgeline.units import GIB, MIB, counted
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,9 @@ named in the notes."""
 
 _GRAIN = 32768  # up to so many elements ATen stays on one thread (at::internal::GRAIN_SIZE)
 _SETTLING_NBYTES = 31 * MIB  # just below the largest that glibc learns from (mallopt(3): 32 MiB)
+# A working set that no cache keeps: of bytes, so many last levels, and of the free memory.
+_UNCACHED_NBYTES, _UNCACHED_CACHES, _UNCACHED_SHARE = (256 * MIB, GIB), 4, 8
+_PIECE_NBYTES = 4 * MIB
 _CHAIN_OPS = 32
 _PRODUCTS = ("gemm", "convolution")
 _STREAMS = ("stream_read", "stream_copy", "stream_triad")
@@ -171,8 +174,8 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
     progress("clock and caches", 0.0)
     _settle_allocator()
     cpu = read_cpu()
-    last_level = max((cache.capacity_bytes for cache in cpu.caches), default=32 * MIB)
-    probes = cpu_probes(uncached_nbytes=min(1024 * MIB, max(256 * MIB, 4 * last_level)))
+    cold_nbytes = uncached_nbytes(cpu.caches, free_memory_bytes())
+    probes = cpu_probes(uncached_nbytes=cold_nbytes)
     dispatch_s, launch_s = _overheads(budget_s=0.6)
     timings, left_out = time_probes(probes, end_s=end_s, progress=progress, wait=lambda: None)
     num_cores = min(num_threads, cpu.num_cores)
@@ -184,6 +187,7 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
         kind="cpu",
         match=re.escape(cpu.model),
         num_units=num_cores,
+        cold_nbytes=cold_nbytes,
         matrix={
             dtype: _matrix(cpu, dtype, num_cores, timings) for dtype in ("fp32", "bf16", "int8")
         },
@@ -207,6 +211,18 @@ def _calibrate_cpu(num_threads: int, end_s: float, progress: Progress) -> Machin
         ),
         kernels=kernels_of(timings),
     )
+
+
+def uncached_nbytes(caches: Sequence[Cache], free_bytes: int | None) -> int:
+    """Bytes that pass by no cache: four times the last level and 256 MiB at least, but 1 GiB and an
+    eighth of the free memory at most, in whole pieces of a stream.
+    """
+    last_level = max((cache.capacity_bytes for cache in caches), default=32 * MIB)
+    least, most = _UNCACHED_NBYTES
+    if free_bytes is not None:
+        most = min(most, free_bytes // _UNCACHED_SHARE)
+    nbytes = min(most, max(least, _UNCACHED_CACHES * last_level))
+    return max(1, nbytes // _PIECE_NBYTES) * _PIECE_NBYTES
 
 
 def _settle_allocator() -> None:

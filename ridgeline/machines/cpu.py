@@ -17,6 +17,7 @@ from ridgeline.units import GIB, KIB, MIB
 _CPUINFO = Path("/proc/cpuinfo")
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
 _CPUS = Path("/sys/devices/system/cpu")
 _SIZES = {"K": KIB, "M": MIB, "G": GIB}
 
@@ -138,6 +139,21 @@ def _memory_bytes() -> int | None:
     sizes = [int(found[1]) * KIB] if found else []
     if limit.isdigit():
         sizes.append(int(limit))
+    return min(sizes, default=None)
+
+
+def free_memory_bytes() -> int | None:
+    """What this process may still allocate without pushing others out; None where nothing says."""
+    if not _MEMINFO.is_file():
+        return None
+    found = re.search(r"MemAvailable:\s+(\d+) kB", _MEMINFO.read_text(encoding="utf-8"))
+    sizes = [int(found[1]) * KIB] if found else []
+    limit, used = (
+        path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+        for path in (_CGROUP_LIMIT, _CGROUP_USED)
+    )
+    if limit.isdigit() and used.isdigit():
+        sizes.append(max(0, int(limit) - int(used)))
     return min(sizes, default=None)
 
 

@@ -188,7 +188,8 @@ class Machine:
 
     launch_overhead_s is the least time between two kernels of a compiled program,
     dispatch_overhead_s what one eager op costs on the host. num_units counts SMs, CUs or cores;
-    confidence is a key of CONFIDENCE.
+    confidence is a key of CONFIDENCE. cold_nbytes: what passed by before each sample of a cold
+    kernel, so that its operands came from as far away as a working set of that size.
     """
 
     id: str
@@ -206,6 +207,7 @@ class Machine:
     notes: str = ""
     num_units: int | None = None
     tdp_w: float | None = None
+    cold_nbytes: int | None = None
     matrix: Mapping[str, Rate] = field(default_factory=dict, hash=False)
     vector: Mapping[str, Rate] = field(default_factory=dict, hash=False)
     caches: tuple[Cache, ...] = ()
@@ -226,6 +228,7 @@ class Machine:
             dispatch_overhead_s=self.dispatch_overhead_s,
             num_units=self.num_units,
             tdp_w=self.tdp_w,
+            cold_nbytes=self.cold_nbytes,
         )
         _check_dtypes(where, [*self.matrix, *self.vector])
         if self.confidence not in CONFIDENCE:

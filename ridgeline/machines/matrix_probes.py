@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
-from ridgeline.machines.probe import Call, Probe, eager, filled, floats, in_turn
-from ridgeline.machines.tables import COLD_NBYTES, Route
+from ridgeline.machines.probe import Call, Flush, InTurn, Probe, eager, filled, floats
+from ridgeline.machines.tables import Route
+from ridgeline.units import MIB
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,9 @@ COLD_GEMMS = (
     (1, 768, 768), (1, 768, 3072), (8, 768, 768), (32, 1024, 256), (32, 768, 768),
     (128, 256, 256), (128, 768, 768), (128, 768, 3072), (512, 768, 768),
 )  # fmt: skip
-MOST_COPIES = 300  # of operands too small to fill a cache: making more takes longer than timing
+# The operands that take turns between two flushes of the caches: the more of them, the longer it
+# takes to make them, the fewer, the more often the caches are flushed.
+TURNS_NBYTES, MOST_TURNS = 64 * MIB, 300
 GPU_GEMMS = ((4096, 4096, 4096), (8192, 8192, 8192))
 # (batch * heads, q, kv, head_dim): encoder, ViT, long, diffusion self and cross, decode with short
 # and long caches
@@ -142,10 +145,22 @@ def matrix_probes(device: "torch.device") -> Iterator[Probe]:
     yield from _lstms(device)
 
 
-def packed_probes() -> Iterator[Probe]:
+def cold_probes(flush: Flush) -> Iterator[Probe]:
+    """Products and convolutions as eager code runs them on a CPU, operands behind the caches."""
+    import torch
+
+    cpu = torch.device("cpu")
+    for name, dtype in floats(cpu):
+        for shape in COLD_GEMMS:
+            yield _gemm_probe("eager", name, shape, _linear, dtype, cpu, flush)
+        for conv in COLD_CONVOLUTIONS:
+            yield _conv_probe("eager", name, conv, _convolve, dtype, cpu, flush)
+
+
+def packed_probes(flush: Flush) -> Iterator[Probe]:
     """The matrix kernels with weights packed for oneDNN, as a frozen graph calls them on a CPU."""
-    yield from _packed_gemms()
-    yield from _packed_convolutions()
+    yield from _packed_gemms(flush)
+    yield from _packed_convolutions(flush)
     yield from _packed_int8_gemms()
 
 
@@ -156,19 +171,17 @@ def _gemm_shapes(device: "torch.device") -> tuple[tuple[int, int, int], ...]:
 def _gemms(device: "torch.device") -> Iterator[Probe]:
     for name, dtype in floats(device):
         for shape in _gemm_shapes(device):
-            yield _gemm_probe("eager", "gemm", name, shape, _linear, dtype, device)
-        for shape in COLD_GEMMS if device.type == "cpu" else ():
-            yield _gemm_probe("eager", "gemm_cold", name, shape, _linear, dtype, device)
+            yield _gemm_probe("eager", name, shape, _linear, dtype, device)
 
 
-def _packed_gemms() -> Iterator[Probe]:
+def _packed_gemms(flush: Flush) -> Iterator[Probe]:
     import torch
 
     cpu = torch.device("cpu")
     for name, dtype in floats(cpu):
-        for kind, shapes in (("gemm", GEMMS), ("gemm_cold", COLD_GEMMS)):
+        for shapes, cold in ((GEMMS, None), (COLD_GEMMS, flush)):
             for shape in shapes:
-                yield _gemm_probe("compiled", kind, name, shape, _packed, dtype, cpu)
+                yield _gemm_probe("compiled", name, shape, _packed, dtype, cpu, cold)
 
 
 def _linear(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Call:
@@ -193,22 +206,30 @@ def _packed(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Call:
 
 def _gemm_probe(
     route: Route,
-    kind: str,
     name: str,
     shape: Shape,
     make: Callable[[Shape, "torch.dtype", "torch.device"], Call],
     dtype: "torch.dtype",
     device: "torch.device",
+    flush: Flush | None = None,
 ) -> Probe:
     _, n, k = shape
-    weights = COLD_NBYTES // (n * k * dtype.itemsize) + 1 if kind == "gemm_cold" else 1
-
-    def build() -> Call:
-        return in_turn([make(shape, dtype, device) for _ in range(weights)])
-
     return Probe(
-        route=route, kind=kind, dtype=name, features=shape, work=2.0 * prod(shape), build=build
+        route=route,
+        kind="gemm_cold" if flush else "gemm",
+        dtype=name,
+        features=shape,
+        work=2.0 * prod(shape),
+        build=_built(lambda: make(shape, dtype, device), n * k * dtype.itemsize, flush),
     )
+
+
+def _built(make: Callable[[], Call], nbytes: int, flush: Flush | None) -> Callable[[], Call]:
+    """Makes the call; cold, as many as have TURNS_NBYTES of operands, `nbytes` each, in turn."""
+    if flush is None:
+        return make
+    count = min(MOST_TURNS, TURNS_NBYTES // nbytes + 1)
+    return lambda: InTurn([make() for _ in range(count)], flush)
 
 
 def _int8_gemms(device: "torch.device") -> Iterator[Probe]:
@@ -252,22 +273,17 @@ def _int8_probe(route: Route, m: int, n: int, k: int, build: Callable[[], Call])
 def _convolutions(device: "torch.device") -> Iterator[Probe]:
     for name, dtype in floats(device):
         for shape in CONVOLUTIONS:
-            yield _conv_probe("eager", "convolution", name, shape, _convolve, dtype, device)
-        for shape in COLD_CONVOLUTIONS if device.type == "cpu" else ():
-            yield _conv_probe("eager", "convolution_cold", name, shape, _convolve, dtype, device)
+            yield _conv_probe("eager", name, shape, _convolve, dtype, device)
 
 
-def _packed_convolutions() -> Iterator[Probe]:
+def _packed_convolutions(flush: Flush) -> Iterator[Probe]:
     import torch
 
     cpu = torch.device("cpu")
     for name, dtype in floats(cpu):
-        for kind, shapes in (
-            ("convolution", CONVOLUTIONS),
-            ("convolution_cold", COLD_CONVOLUTIONS),
-        ):
+        for shapes, cold in ((CONVOLUTIONS, None), (COLD_CONVOLUTIONS, flush)):
             for shape in shapes:
-                yield _conv_probe("compiled", kind, name, shape, _convolve_packed, dtype, cpu)
+                yield _conv_probe("compiled", name, shape, _convolve_packed, dtype, cpu, cold)
 
 
 def _convolve(shape: ConvShape, dtype: "torch.dtype", device: "torch.device") -> Call:
@@ -303,27 +319,20 @@ def _conv_operands(
 
 def _conv_probe(
     route: Route,
-    kind: str,
     name: str,
     shape: ConvShape,
     make: Callable[[ConvShape, "torch.dtype", "torch.device"], Call],
     dtype: "torch.dtype",
     device: "torch.device",
+    flush: Flush | None = None,
 ) -> Probe:
-    copies = 1
-    if kind == "convolution_cold":
-        copies = min(MOST_COPIES, COLD_NBYTES // (shape.numel * dtype.itemsize) + 1)
-
-    def build() -> Call:
-        return in_turn([make(shape, dtype, device) for _ in range(copies)])
-
     return Probe(
         route=route,
-        kind=kind,
+        kind="convolution_cold" if flush else "convolution",
         dtype=name,
         features=shape.features,
         work=2.0 * prod(shape.features[:4]),
-        build=build,
+        build=_built(lambda: make(shape, dtype, device), shape.numel * dtype.itemsize, flush),
     )
 
 

@@ -48,10 +48,42 @@ def filled(shape: tuple[int, ...], dtype: "torch.dtype", device: "torch.device")
     return torch.rand(shape, dtype=dtype, device=device)
 
 
-def in_turn(calls: Sequence[Call]) -> Call:
-    """Makes the calls one after the other, the first again after the last."""
-    turns = cycle(calls)
-    return lambda: next(turns)()
+class Flush:
+    """Called, it reads `nbytes` of its own: what caches held before is behind them then."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._own: torch.Tensor | None = None
+
+    def __call__(self) -> None:
+        import torch
+
+        if self._own is None:
+            self._own = filled((self.nbytes // 4,), torch.float32, torch.device("cpu"))
+        self._own.sum()
+
+
+class InTurn:
+    """Makes the calls, on operands of their own, one after the other, the first again after the
+    last. `ready` sees to it that the next ones find theirs in no cache.
+    """
+
+    def __init__(self, calls: Sequence[Call], flush: Call) -> None:
+        self._turns, self._count, self._flush = cycle(calls), len(calls), flush
+        self._num_cold = 0
+
+    def __call__(self) -> None:
+        self._num_cold -= 1
+        next(self._turns)()
+
+    def ready(self, num_calls: int) -> None:
+        """Flushes the caches, and calls once to have the code back, unless as many calls as are to
+        come have not had their turn since the last time.
+        """
+        if self._num_cold < num_calls:
+            self._flush()
+            self._num_cold = self._count
+            self()
 
 
 def eager(

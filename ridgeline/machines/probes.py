@@ -7,9 +7,9 @@ larger of the two times.
 
 from typing import TYPE_CHECKING
 
-from ridgeline.machines.matrix_probes import matrix_probes, packed_probes
+from ridgeline.machines.matrix_probes import cold_probes, matrix_probes, packed_probes
 from ridgeline.machines.memory_probes import memory_probes, packed_pools
-from ridgeline.machines.probe import Probe
+from ridgeline.machines.probe import Flush, Probe
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +19,11 @@ def cpu_probes(*, uncached_nbytes: int) -> list[Probe]:
     """Every probe this CPU's torch can run, cheapest first; `uncached_nbytes` fits in no cache."""
     import torch
 
+    flush = Flush(uncached_nbytes)
     probes = eager_probes(torch.device("cpu"), uncached_nbytes=uncached_nbytes)
+    probes += cold_probes(flush)
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        probes += [*packed_probes(), *packed_pools()]
+        probes += [*packed_probes(flush), *packed_pools()]
     return sorted(probes, key=lambda probe: probe.work)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ridgeline.machines.probe import InTurn
+
 SHORTEST_SAMPLE_S = 50e-6
 """Calls shorter than this are timed in a row, so that reading the clock (about 0.1 us) is not what
 is seen."""
@@ -43,8 +45,8 @@ class Timing:
 def take_samples(
     call: Callable[[], object], *, budget_s: float, wait: Callable[[], None]
 ) -> list[Sample]:
-    """Warms `call` up, then times it for `budget_s` (at least twice). `wait` blocks until the
-    device is done."""
+    """Warms `call` up, then times it for `budget_s` (at least twice); calls on cold operands are
+    made ready meanwhile. `wait` blocks until the device is done."""
     call()
     wait()
     first = [_sample(call, 1, wait)]
@@ -71,6 +73,8 @@ def summarise(samples: Sequence[Sample]) -> Timing:
 
 
 def _sample(call: Callable[[], object], num_calls: int, wait: Callable[[], None]) -> Sample:
+    if isinstance(call, InTurn):
+        call.ready(num_calls)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     start_s = time.perf_counter()
     for _ in range(num_calls):

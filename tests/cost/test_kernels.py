@@ -313,6 +313,24 @@ def test_cold_products_as_measured() -> None:
         assert model.times(work(node), near).time_s == pytest.approx(m * n * k / rate)
 
 
+def test_cold_products_came_from_where_the_calibration_says() -> None:
+    cold = [(*s[:3], s[3] / 2) for s in GEMM]
+    measured = machine(
+        kernel("gemm", GEMM, "compiled"),
+        kernel("gemm_cold", cold, "compiled"),
+        kernel("stream_read", (*READ, (1024 * MIB, 15e9))),
+    )
+    m, n, k, rate = cold[-1]
+    half_way = Move(nbytes=1024, weight_nbytes=1024, pass_nbytes=64 * MIB)
+    for cold_nbytes, share in ((None, 1.0), (1024 * MIB, (1 / 30 - 1 / 100) / (1 / 15 - 1 / 100))):
+        here = replace(measured, cold_nbytes=cold_nbytes)
+        model = KernelModel(here, Execution.COMPILED, Ceiling.ACHIEVABLE)
+        warm_s = m * n * k / rate
+        expected_s = warm_s * (1 + share)
+        found_s = model.times(work(linear(m, n, k)), half_way).time_s
+        assert found_s == pytest.approx(expected_s, rel=1e-3)
+
+
 def test_only_weights_are_packed() -> None:
     packed, plain = kernel("gemm", [(8, 8, 8, 2e9)], "compiled"), kernel("gemm", [(8, 8, 8, 1e9)])
     model = compiled(packed, plain)

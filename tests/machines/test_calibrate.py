@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from ridgeline.errors import MachineError
 from ridgeline.machines import (
     KERNEL_FEATURES,
     KERNEL_UNITS,
+    Cache,
     Machine,
     load,
     parse,
@@ -24,9 +26,10 @@ from ridgeline.machines.calibrate import (
     kernels_of,
     raised_rate,
     time_probes,
+    uncached_nbytes,
 )
 from ridgeline.machines.matrix_probes import ConvShape
-from ridgeline.machines.probe import Probe
+from ridgeline.machines.probe import Flush, InTurn, Probe
 from ridgeline.machines.probes import cpu_probes
 from ridgeline.machines.timing import Sample, Timing, preferred, summarise, take_samples
 from ridgeline.units import MIB
@@ -200,6 +203,49 @@ def test_priority_is_given_back() -> None:
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
+@pytest.mark.parametrize(
+    ("last_level", "free", "expected"),
+    [
+        (300 * MIB, None, 1024 * MIB),  # a server's, shared by virtual machines
+        (100 * MIB, 16 * 1024 * MIB, 400 * MIB),
+        (32 * MIB, None, 256 * MIB),
+        (300 * MIB, 2048 * MIB, 256 * MIB),
+        (300 * MIB, 0, 4 * MIB),
+        (None, None, 256 * MIB),
+    ],
+)
+def test_what_no_cache_keeps(last_level: int | None, free: int | None, expected: int) -> None:
+    found = [Cache(name="L2", capacity_bytes=MIB, source="made up")]
+    if last_level:
+        found.append(Cache(name="L3", capacity_bytes=last_level, source="made up"))
+    assert uncached_nbytes(found, free) == expected
+
+
+def test_cold_operands_lie_behind_as_much_as_no_cache_keeps() -> None:
+    cold = [probe for probe in cpu_probes(uncached_nbytes=8 * MIB) if "cold" in probe.kind]
+    assert {probe.route for probe in cold} >= {"eager"}
+    for probe in cold[:2]:
+        call = probe.build()
+        assert isinstance(call, InTurn)
+        call.ready(1)
+        assert isinstance(call._flush, Flush)
+        assert call._flush._own is not None
+        assert call._flush._own.nbytes == 8 * MIB
+
+
+def test_no_timed_call_finds_its_operands_in_a_cache() -> None:
+    heard: list[str] = []
+    calls = [partial(heard.append, name) for name in "abcd"]
+    turns = InTurn(calls, lambda: heard.append("flush"))
+    turns()  # a warm-up
+    for num_calls in (1, 2, 1):
+        turns.ready(num_calls)
+        heard.append("sample")
+        for _ in range(num_calls):
+            turns()
+    assert " ".join(heard) == "a flush b sample c sample d a flush b sample c"
+
+
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
 def test_impossible_budgets_are_refused(seconds: float) -> None:
     with pytest.raises(MachineError, match="must be above zero"):
@@ -228,6 +274,7 @@ def test_a_quick_calibration_is_a_machine(
     assert quick.id == "this"
     assert quick.confidence == "measured"
     assert quick.num_units == 1
+    assert 4 * MIB <= (quick.cold_nbytes or 0) <= 1024 * MIB
     assert quick.name.endswith("(1 thread)")
     assert quick.notes.startswith("1 thread on ")
     assert parse(to_toml(quick), origin="this") == quick
