@@ -1,11 +1,12 @@
 #!/bin/sh
 # Makes .venv and installs Ridgeline into it with the extras named, e.g. `scripts/setup.sh demo,test`.
-# Does nothing when that has been done for this folder, this pyproject.toml and this constraints.txt.
+# Does nothing when that has been done for this folder, its pyproject.toml and constraints.txt, and its kernels.
 set -eu
 CDPATH='' cd -- "$(dirname -- "$0")/.."
 
 extras=$1
-key="$(cksum < pyproject.toml) $(cksum < constraints.txt) $PWD"
+kernels=$(find setup.py ridgeline/native/src -name "*.py" -o -name "*.h" -o -name "*.cpp" | LC_ALL=C sort | xargs cat | cksum)
+key="$(cksum < pyproject.toml) $(cksum < constraints.txt) $kernels $PWD"
 stamp=.venv/.installed         # written last, so that an interrupted install leaves none
 unfinished=.venv/.installing   # a folder that still has it is rebuilt: pip may have stopped half-way
 

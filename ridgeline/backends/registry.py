@@ -6,6 +6,7 @@ from ridgeline.backends.aoti import Aoti
 from ridgeline.backends.backend import Backend, Dtype
 from ridgeline.backends.eager import Eager
 from ridgeline.backends.inductor import Inductor
+from ridgeline.backends.native.backend import Native
 from ridgeline.backends.onnxruntime import OnnxRuntime
 from ridgeline.backends.openvino import OpenVino
 from ridgeline.backends.torchao import Torchao
@@ -13,7 +14,7 @@ from ridgeline.backends.tosa import Iree
 from ridgeline.errors import BackendError
 
 BACKENDS: Mapping[str, type[Backend]] = {
-    b.name: b for b in (Eager, Inductor, Aoti, OnnxRuntime, OpenVino, Torchao, Iree)
+    b.name: b for b in (Eager, Native, Inductor, Aoti, OnnxRuntime, OpenVino, Torchao, Iree)
 }
 # Largest |error| / largest |reference| accepted. fp32: reordered sums differ by 1e-6 or so, and
 # 1e-4 is an error; bf16 has 8 bits, and whole networks were seen to lose up to 3e-2; int8 rounds

@@ -37,6 +37,8 @@ class Stateless:
 
     def runnable(self, raw: Raw) -> Callable[..., tuple[Tensor, ...]]:
         """The graph's own callable from one for the stateless module; it keeps the state."""
+        if not self.state and not self.written and self._returns_all:
+            return self._plain(raw)
         state = [s.clone() for s in self.state]
 
         def run(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -52,9 +54,24 @@ class Stateless:
 
         return run
 
+    @property
+    def _returns_all(self) -> bool:
+        """Whether the results are the outputs as they come."""
+        return self.outputs == tuple(range(len(self.results)))
+
+    def _plain(self, raw: Raw) -> Callable[..., tuple[Tensor, ...]]:
+        """The callable where there is nothing to keep or to pick: small models are called often."""
+        dtypes = [spec.dtype for spec in self.results]
+
+        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+            found = zip(raw(inputs), dtypes, strict=True)
+            return tuple(x if x.dtype is dtype else x.to(dtype) for x, dtype in found)
+
+        return run
+
     def blank(self) -> list[Tensor]:
         """New tensors for the results, contiguous and not filled."""
-        return [torch.empty(tuple(r.shape), dtype=r.dtype) for r in self.results]
+        return [torch.empty(r.shape, dtype=r.dtype) for r in self.results]
 
     def calibration(self, sets: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
         """Inputs of the module from sets of the graph's. Raises BackendError for no set."""
@@ -83,14 +100,16 @@ def _pick(
     return given[source.number].clone() if isinstance(source, _Given) else values[source]
 
 
-def stateless(graph: Graph) -> Stateless:
-    """The stateless form. Raises GraphError for a graph that cannot run, BackendError for one with
-    dynamic shapes or that computes nothing.
+def stateless(graph: Graph, *, keeps_groups: bool = False) -> Stateless:
+    """The stateless form. keeps_groups: for a compiler that knows grouped-query attention. Raises
+    GraphError for a graph that cannot run, BackendError for one with dynamic shapes or that
+    computes nothing.
     """
     if any(any(i.spec.symbols) for i in graph.of_kind(InputKind.INPUT)):
         raise BackendError("it has dynamic shapes; capture it at one size.")
     module = flat_module(graph)
-    split_groups(module)
+    if not keeps_groups:
+        split_groups(module)
     writes = _writes(module)
     state = _take_state(module, writes)
     given = {n: i for i, n in enumerate(n for n in module.graph.nodes if n.op == "placeholder")}

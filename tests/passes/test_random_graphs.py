@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ridgeline.backends.agreement import compare
 from ridgeline.backends.eager import Eager
+from ridgeline.backends.native.backend import Native
 from ridgeline.backends.reference import Reference
 from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph, verify
@@ -158,8 +159,9 @@ def test_all_passes_and_backends_agree(program: list[tuple[str, int, int]]) -> N
     expected = Reference().compile(graph)(x)
     steps = run_passes(graph)
     after = steps[-1].graph
-    assert compare(expected, Eager().compile(graph)(x)).max_error < MAX_ERROR
-    for backend in (Reference(), Eager()):
+    for backend in (Eager(), Native()):
+        assert compare(expected, backend.compile(graph)(x)).max_error < MAX_ERROR
+    for backend in (Reference(), Eager(), Native()):
         assert compare(expected, backend.compile(after)(x)).max_error < MAX_ERROR
     plan = fuse(after)
     assert plan.bytes_after <= plan.bytes_before

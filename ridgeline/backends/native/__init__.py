@@ -1,0 +1,1 @@
+"""The graph as a program of our own kernels: laid out, fused, planned, and run."""

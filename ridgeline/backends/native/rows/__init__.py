@@ -1,0 +1,1 @@
+"""The lowering tables, a file per family of operators."""

@@ -1,0 +1,172 @@
+"""Convolutions, channels last: as products over positions and taps, or channel by channel."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ridgeline.backends.native.call import Call, Result, floating
+from ridgeline.backends.native.rows.products import gemm
+from ridgeline.backends.native.tree import Fields, Host
+from ridgeline.backends.native.value import Value, as_matrix, channels_last
+from ridgeline.errors import UnsupportedOp
+from ridgeline.native.winograd import winograd_tile, winograd_weights
+
+_AXES = ("depth", "height", "width")
+
+
+def _convolution(call: Call) -> Result:
+    floating(call.out)
+    if call.flag("transposed"):
+        raise UnsupportedOp("it is transposed")
+    weight, spatial = call.known("weight"), call.out.dim() - 2
+    if spatial > 3 or call.out.dim() != weight.dim():
+        raise UnsupportedOp("it has no batch dimension, or too many")
+    stride, dilation = (_each(call.ints(n), spatial) for n in ("stride", "dilation"))
+    padding, groups = _padding(call, weight, dilation), int(call.number("groups"))
+    x, ldx = call.pixels("input")
+    if groups == 1 and prod(weight.shape[2:]) == 1 == max(stride) and not any(padding):
+        return call.hosted(_pointwise(call, x, ldx, weight))
+    fields: Fields = {
+        "x_ref": x.place,
+        "bias_ref": call.vector("bias"),
+        "x_type": x.type,
+        "batch": x.shape[0],
+        "channels": x.shape[1],
+        "ldx": ldx,
+        **_named("", x.shape[2:]),
+        **_named("out_", call.out.shape[2:]),
+        **_named("kernel_", weight.shape[2:]),
+        **_named("stride_", stride),
+        **_named("pad_", padding, fill=0),
+        **_named("dilation_", dilation),
+    }
+    if groups == 1 and (tile := _winograd_tile(call, x, weight, stride, dilation)):
+        return call.hosted(_by_points(call, fields, weight, tile))
+    is_depthwise = groups == x.shape[1] == weight.shape[0]
+    own = _by_channel(call, weight) if is_depthwise else _by_group(call, x, weight, groups)
+    return call.hosted(
+        Host(
+            name="depthwise" if is_depthwise else "conv",
+            fields={**fields, **own},
+            spec=call.out,
+            axes=pixel_axes(call.out.dim()),
+            flops=2 * call.out.numel() * prod(weight.shape[1:]),
+            finish=into_pixels,
+        )
+    )
+
+
+def _pointwise(call: Call, x: Value, ldx: int, weight: Tensor) -> Host:
+    """One tap and no step: a product over positions."""
+    order = channels_last(call.out.dim())
+    across = weight.reshape(weight.shape[0], -1)
+    found = gemm(call, x, ldx, across, call.vector("bias"), call.out.permute(order))
+    axes = pixel_axes(call.out.dim())
+    return Host(found.name, found.fields, call.out, axes, found.flops, into_pixels)
+
+
+def pixel_axes(rank: int) -> tuple[tuple[int, ...], ...]:
+    """Positions, and channels."""
+    return (0, *range(2, rank)), (1,)
+
+
+def _winograd_tile(
+    call: Call, x: Value, weight: Tensor, stride: Sequence[int], dilation: Sequence[int]
+) -> int | None:
+    is_fit = weight.shape[2:] == (3, 3) and max(*stride, *dilation) == 1
+    if not is_fit or x.dtype != torch.float32:
+        return None
+    return winograd_tile(x.shape[0], call.out.shape[2:], x.shape[1], weight.shape[0])
+
+
+def _by_points(call: Call, fields: Fields, weight: Tensor, tile: int) -> Host:
+    own = "x_ref bias_ref x_type batch height width channels out_height out_width pad_height"
+    points = list(winograd_weights(weight, tile))
+    return Host(
+        name="winograd",
+        fields={
+            **{name: fields[name] for name in (*own.split(), "pad_width", "ldx")},
+            "w_ref": call.builder.packed_groups(points),
+            "tile": tile,
+            "filters": weight.shape[0],
+        },
+        spec=call.out,
+        axes=pixel_axes(call.out.dim()),
+        flops=2 * call.out.numel() * prod(weight.shape[1:]),
+        finish=into_pixels,
+    )
+
+
+def into_pixels(target: Value) -> Fields:
+    """Fields of a result with dense channels."""
+    order = channels_last(target.spec.dim())
+    distance = as_matrix(target.spec.permute(order))
+    assert distance is not None
+    return {"y_ref": target.place, "y_type": target.type, "ldy": distance}
+
+
+def _by_channel(call: Call, weight: Tensor) -> Fields:
+    across: Tensor = weight.float().reshape(weight.shape[0], -1).t().contiguous()
+    return {"w_ref": call.builder.vector(across)}
+
+
+def _by_group(call: Call, x: Value, weight: Tensor, groups: int) -> Fields:
+    # (groups, filters, channels, *taps)
+    own = weight.to(x.dtype).reshape(groups, -1, *weight.shape[1:])
+    matrices = own.permute(0, 1, *range(3, own.dim()), 2).flatten(2).contiguous()
+    return {
+        "w_ref": call.builder.packed_groups(list(matrices)),
+        "filters": weight.shape[0],
+        "groups": groups,
+    }
+
+
+def _padding(call: Call, weight: Tensor, dilation: Sequence[int]) -> tuple[int, ...]:
+    given, spatial = call.arguments["padding"], weight.dim() - 2
+    if not isinstance(given, str):
+        return _each(call.ints("padding"), spatial)
+    if given == "valid":
+        return (0,) * spatial
+    spans = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if any(span % 2 for span in spans):
+        raise UnsupportedOp("it pads one side more than the other")
+    return tuple(span // 2 for span in spans)
+
+
+def _each(given: Sequence[int], spatial: int) -> tuple[int, ...]:
+    """One number per spatial dimension, of a list that may hold one for all."""
+    return tuple(given) * spatial if len(given) == 1 else tuple(given)
+
+
+def _named(prefix: str, sizes: Sequence[int], fill: int = 1) -> dict[str, int]:
+    full = [fill] * (3 - len(sizes)) + [int(n) for n in sizes]
+    return {f"{prefix}{axis}": size for axis, size in zip(_AXES, full, strict=True)}
+
+
+def window_fields(
+    x: Value,
+    out: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> Fields:
+    """The fields that say where windows lie."""
+    spatial = out.dim() - 2
+    return {
+        "batch": x.shape[0],
+        "channels": x.shape[1],
+        **_named("", x.shape[2:]),
+        **_named("out_", out.shape[2:]),
+        **_named("kernel_", _each(kernel, spatial)),
+        **_named("stride_", _each(stride, spatial)),
+        **_named("pad_", _each(padding, spatial), fill=0),
+        **_named("dilation_", _each(dilation, spatial)),
+    }
+
+
+ROWS = {
+    name: _convolution for name in ("aten.conv1d", "aten.conv2d", "aten.conv3d", "aten.convolution")
+}

@@ -1,0 +1,1 @@
+"""Our own kernels: programs of instructions that one library in C++ runs on a pool of threads."""

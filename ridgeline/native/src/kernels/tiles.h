@@ -1,0 +1,195 @@
+// Products of bf16 with packed weights in AMX tiles: what panel.h is for fp32.
+//
+// Packed weights w[n, k] stand in strips of SIDE columns (outputs n): strip s holds a tile for every
+// DEPTH values of k, of DEPTH / 2 rows with two values of k side by side for each column. Beyond n
+// and k there are zeros. Taps of a convolution follow each other in k, so that one whose channels
+// are a multiple of DEPTH can be read tap by tap, where its rows lie.
+//
+//   const Strips strips(n, k);
+//   const Output output = {context, expression, bias, y, y_type, ldy, n};
+//   Tiles tiles;
+//   tiles.configure(rows of the first tile of x, rows of the second);
+//   for each block of rows, for each group of strips (2 beside two tiles of rows, 4 beside one):
+//       const Rows pieces[] = {{{where each tile's rows start}, how far they lie apart, k}, ..};
+//       Block block = {pieces, number of pieces, w + strips.offset(s), strips.nbytes()};
+//       product(block, output, registers, {row, rows, ..});
+//
+// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
+#pragma once
+#include "panel.h"
+
+#if defined(__AMX_BF16__)
+#include <immintrin.h>
+
+namespace rl::RL_ISA {
+
+constexpr int64_t SIDE = 16;   // rows and columns of fp32 sums in a tile
+constexpr int64_t DEPTH = 32;  // values of bf16 in a row of a tile
+static_assert(SIDE == LANES && 2 * SIDE * SIDE <= TILE);
+
+// How the columns of a matrix (n, k) are cut into strips.
+struct Strips {
+    int64_t count, steps;
+
+    Strips(int64_t n, int64_t k) : count((n + SIDE - 1) / SIDE), steps((k + DEPTH - 1) / DEPTH) {}
+
+    int64_t stride() const { return steps * DEPTH * SIDE; }  // from strip to strip, in values
+    int64_t size() const { return count * stride(); }
+};
+
+// Tiles 0 to 3 hold sums, 4 and 5 rows of x, 6 and 7 weights. Two tiles of rows are multiplied by
+// two strips: sums 0 and 1 belong to the first rows, 2 and 3 to the second. One is by up to four.
+struct alignas(64) TileConfiguration {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_nbytes[16] = {};
+    uint8_t rows[16] = {};
+};
+
+inline void configure_tiles(int64_t first, int64_t second) {
+    TileConfiguration c;
+    const int64_t rows[] = {first, first, second, second, first, second, SIDE, SIDE};
+    for (int i = 0; i < 8; ++i) {
+        c.rows[i] = uint8_t(rows[i]);
+        c.row_nbytes[i] = 64;
+    }
+    asm volatile("ldtilecfg %0" ::"m"(c));
+}
+inline void release_tiles() { _tile_release(); }
+
+// The tiles of this thread, as long as it lives. To load a configuration takes some 300 cycles.
+class Tiles {
+  public:
+    Tiles() = default;
+    Tiles(const Tiles&) = delete;
+    Tiles& operator=(const Tiles&) = delete;
+    ~Tiles() {
+        if (first_) release_tiles();
+    }
+
+    void configure(int64_t first, int64_t second) {
+        if (first == first_ && second == second_) return;
+        configure_tiles(first_ = first, second_ = second);
+    }
+
+  private:
+    int64_t first_ = 0, second_ = 0;
+};
+
+// Rows of x, those of each tile `step` values apart: `depth` times DEPTH values of each.
+struct Rows {
+    const uint16_t* first[2];
+    int64_t step, depth;
+};
+
+// Up to two tiles of rows times up to four strips. The pieces follow each other in k.
+struct Block {
+    const Rows* pieces;
+    int64_t num_pieces;
+    const uint16_t* w;
+    int64_t w_stride;         // from strip to strip, in values
+    const void* ahead;        // read soon, as the next weights are
+    int64_t lines_ahead = 0;  // how many lines of it are asked into the second cache per step
+};
+
+template <int DOWN, int ACROSS>
+void multiply_tiles(const Block& block) {
+    static_assert(DOWN == 1 ? ACROSS <= 4 : ACROSS <= 2);
+    const uint16_t* w = block.w;
+    const int64_t next = block.w_stride;
+    const char* ahead = static_cast<const char*>(block.ahead);
+    for (int64_t p = 0; p < block.num_pieces; ++p) {
+        const Rows& rows = block.pieces[p];
+        const uint16_t *first = rows.first[0], *second = rows.first[1];
+        const int64_t step = rows.step * 2;
+        for (int64_t i = 0; i < rows.depth; ++i, first += DEPTH, second += DEPTH, w += DEPTH * SIDE) {
+            for (int64_t line = 0; line < block.lines_ahead; ++line, ahead += 64)
+                __builtin_prefetch(ahead, 0, 2);
+            _tile_loadd(4, first, step);
+            _tile_loadd(6, w, 64);
+            _tile_dpbf16ps(0, 4, 6);
+            if constexpr (ACROSS > 1) {
+                _tile_loadd(7, w + next, 64);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            if constexpr (DOWN == 2) {
+                _tile_loadd(5, second, step);
+                _tile_dpbf16ps(2, 5, 6);
+                if constexpr (ACROSS > 1) _tile_dpbf16ps(3, 5, 7);
+            }
+            if constexpr (ACROSS > 2) {
+                _tile_loadd(6, w + 2 * next, 64);
+                _tile_dpbf16ps(2, 4, 6);
+            }
+            if constexpr (ACROSS > 3) {
+                _tile_loadd(7, w + 3 * next, 64);
+                _tile_dpbf16ps(3, 4, 7);
+            }
+        }
+    }
+}
+
+// Where a block's sums belong: `rows` of them from `row` on, those of the first tile `first`.
+struct Place {
+    int64_t row, column, rows[2], down, across;
+    int64_t skip = 0;
+};
+
+inline void start_tiles(const Output& output, int64_t column, int64_t down, int64_t across) {
+    alignas(64) float held[4 * SIDE];
+    const float* bias = bias_of(output, column, across, held);
+    if (!bias) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        return;
+    }
+    asm volatile("" ::: "memory");  // the compiler does not know that tiles read memory
+    const float* second = down == 2 ? bias : bias + 2 * SIDE;
+    _tile_loadd(0, bias, 0);
+    if (across > 1) _tile_loadd(1, bias + SIDE, 0);
+    if (down == 2 || across > 2) _tile_loadd(2, second, 0);
+    if ((down == 2 && across > 1) || across > 3) _tile_loadd(3, second + SIDE, 0);
+}
+
+// Two neighbouring tiles of sums to y.
+template <int PAIR>
+void finish_pair(const Output& output, Register* registers, int64_t row, int64_t column, int64_t rows,
+                 int64_t skip, int64_t tiles) {
+    const int64_t width = tiles * SIDE, cols = std::min(width, output.n - column);
+    const bool is_straight = output.is_plain() && cols == width;
+    float* to = is_straight ? output.at(row, column) : registers[0];
+    const int64_t step = (is_straight ? output.ldy : width) * int64_t(sizeof(float));
+    if constexpr (PAIR == 0) {
+        _tile_stored(0, to, step);
+        if (tiles > 1) _tile_stored(1, to + SIDE, step);
+    } else {
+        _tile_stored(2, to, step);
+        if (tiles > 1) _tile_stored(3, to + SIDE, step);
+    }
+    asm volatile("" ::: "memory");
+    if (is_straight || skip >= rows) return;
+    if (skip) std::memmove(to, to + skip * width, (rows - skip) * width * sizeof(float));
+    close_gaps(to, rows - skip, width, cols);
+    finish(output, registers, row + skip, column, rows - skip, cols);
+}
+
+// A whole block from the bias to y.
+inline void product(const Block& block, const Output& output, Register* registers, const Place& p) {
+    start_tiles(output, p.column, p.down, p.across);
+    if (p.down == 2)
+        p.across == 2 ? multiply_tiles<2, 2>(block) : multiply_tiles<2, 1>(block);
+    else if (p.across > 2)
+        p.across == 4 ? multiply_tiles<1, 4>(block) : multiply_tiles<1, 3>(block);
+    else
+        p.across == 2 ? multiply_tiles<1, 2>(block) : multiply_tiles<1, 1>(block);
+    finish_pair<0>(output, registers, p.row, p.column, p.rows[0], p.skip, std::min<int64_t>(p.across, 2));
+    if (p.down == 2)
+        finish_pair<1>(output, registers, p.row + p.rows[0], p.column, p.rows[1],
+                       std::max<int64_t>(p.skip - p.rows[0], 0), p.across);
+    else if (p.across > 2)
+        finish_pair<1>(output, registers, p.row, p.column + 2 * SIDE, p.rows[0], p.skip, p.across - 2);
+}
+
+}  // namespace rl::RL_ISA
+#endif

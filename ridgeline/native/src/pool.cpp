@@ -1,0 +1,83 @@
+#include "pool.h"
+
+#include <sched.h>
+
+namespace rl {
+namespace {
+
+// A worker spins about as long as a short model takes between two calls; a thread at a barrier
+// gives its core away once it is clear that the one it waits for has none.
+constexpr int SPINS_BEFORE_SLEEP = 20000;
+constexpr int SPINS_BEFORE_YIELD = 4000;
+
+}  // namespace
+
+void Barrier::wait() {
+    if (count_ == 1) return;
+    const int round = round_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) == count_ - 1) {
+        arrived_.store(0, std::memory_order_relaxed);
+        round_.store(round + 1, std::memory_order_release);
+        return;
+    }
+    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
+        if (spins < SPINS_BEFORE_YIELD)
+            pause_briefly();
+        else
+            sched_yield();
+    }
+}
+
+Pool::Pool(int threads) : threads_(threads), barrier_(threads) {
+    for (int thread = 1; thread < threads; ++thread)
+        workers_.emplace_back([this, thread] { serve(thread); });
+}
+
+Pool::~Pool() {
+    {
+        std::lock_guard<std::mutex> lock(sleepers_);
+        is_closing_ = true;
+        round_.fetch_add(1, std::memory_order_seq_cst);
+    }
+    woken_.notify_all();
+    for (auto& worker : workers_) worker.join();
+}
+
+void Pool::run(const std::function<void(int)>& work) {
+    std::lock_guard<std::mutex> one_caller(callers_);
+    if (threads_ == 1) return work(0);
+    work_ = &work;
+    num_done_.store(0, std::memory_order_relaxed);
+    round_.fetch_add(1, std::memory_order_seq_cst);
+    if (num_asleep_.load(std::memory_order_seq_cst) > 0) {
+        std::lock_guard<std::mutex> lock(sleepers_);
+        woken_.notify_all();
+    }
+    work(0);
+    for (int spins = 0; num_done_.load(std::memory_order_acquire) < threads_ - 1; ++spins) {
+        if (spins < SPINS_BEFORE_YIELD)
+            pause_briefly();
+        else
+            sched_yield();
+    }
+}
+
+void Pool::serve(int thread) {
+    for (int64_t seen = 0;; ++seen) {
+        for (int spins = 0; spins < SPINS_BEFORE_SLEEP; ++spins) {
+            if (round_.load(std::memory_order_acquire) != seen) break;
+            pause_briefly();
+        }
+        if (round_.load(std::memory_order_acquire) == seen) {
+            std::unique_lock<std::mutex> lock(sleepers_);
+            num_asleep_.fetch_add(1, std::memory_order_seq_cst);
+            woken_.wait(lock, [&] { return round_.load(std::memory_order_seq_cst) != seen; });
+            num_asleep_.fetch_sub(1, std::memory_order_relaxed);
+        }
+        if (is_closing_) return;
+        (*work_)(thread);
+        num_done_.fetch_add(1, std::memory_order_acq_rel);
+    }
+}
+
+}  // namespace rl

@@ -1,0 +1,247 @@
+"""Our own kernels behind the backend: every graph, its memory, and what torch does for it."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+
+import pytest
+import torch
+import torch.nn.functional as F
+from backend_suite import BackendSuite
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_zoo import ZOO, tiny
+from torch import Tensor, nn
+
+from ridgeline.backends.agreement import compare
+from ridgeline.backends.native.backend import Native
+from ridgeline.backends.native.builder import Instruction
+from ridgeline.backends.native.lower import Lowered, lower
+from ridgeline.backends.native.memory import plan
+from ridgeline.backends.native.value import Buffer, Kind, Place, as_matrix, rows_of
+from ridgeline.backends.reference import Reference
+from ridgeline.backends.registry import TOLERANCES
+from ridgeline.backends.stateless import stateless
+from ridgeline.errors import BackendError
+from ridgeline.frontends.torch_export import capture
+from ridgeline.graph import Graph
+from ridgeline.native import library
+from ridgeline.native.library import Library
+
+MAX_ERROR = 1e-5
+
+
+class TestNative(BackendSuite):
+    make = Native
+
+    @pytest.mark.parametrize("name", ZOO)
+    def test_the_zoo_agrees(self, name: str) -> None:
+        graph, inputs = tiny(name)
+        run, expected = Native().compile(graph), Reference().compile(graph)(*inputs)
+        for _ in range(2):
+            assert compare(expected, run(*inputs)).max_error < MAX_ERROR
+
+    @pytest.mark.parametrize("name", ZOO)
+    def test_the_zoo_needs_no_torch(self, name: str) -> None:
+        assert not lowered(tiny(name)[0]).fallbacks
+
+    @pytest.mark.parametrize("name", ZOO)
+    def test_the_zoo_agrees_in_bf16(self, name: str) -> None:
+        if not Library().has_bf16:
+            pytest.skip("this processor has no products of bf16")
+        graph, inputs = tiny(name)
+        found = Native().compile(graph, "bf16")(*inputs)
+        error = compare(Reference().compile(graph)(*inputs), found).max_error
+        assert 0 < error < TOLERANCES["bf16"]
+
+    def test_each_call_has_outputs_of_its_own(self) -> None:
+        graph, (x,) = tiny("mlp")
+        run = Native().compile(graph)
+        (first,) = run(x)
+        kept = first.clone()
+        (second,) = run(2 * x)
+        assert torch.equal(first, kept)
+        assert not torch.equal(first, second)
+
+
+class Function(nn.Module):
+    """A function of its inputs and two layers as a module."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__()
+        self.function = function
+        self.conv, self.linear = nn.Conv2d(4, 6, 3, padding=1), nn.Linear(6, 4)
+
+    def forward(self, *inputs: Tensor) -> object:
+        return self.function(self, *inputs)
+
+
+def lowered(graph: Graph) -> Lowered:
+    return lower(stateless(graph, keeps_groups=True), Library())
+
+
+def names(graph: Graph) -> list[str]:
+    return [s.name for s in lowered(graph).builder.steps if isinstance(s, Instruction)]
+
+
+IMAGE = torch.randn(2, 4, 5, 7)
+ROWS = torch.randn(2, 5, 6)
+CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...]]] = {
+    "two readers of one product": (
+        lambda m, x: (m.conv(x).relu(), m.conv(x).relu() * 2), (IMAGE,)),
+    "a sum of two products": (lambda m, x: m.linear(x) + m.linear(x * 2).tanh(), (ROWS,)),
+    "a product read twice": (lambda m, x: (y := m.linear(x)) * y.sigmoid(), (ROWS,)),
+    "the same tensor twice": (lambda m, x: x.exp() * x.exp() + x, (ROWS,)),
+    "an operand that spreads over rows": (
+        lambda m, x, y: m.linear(x) * y, (ROWS, torch.randn(5, 1))),
+    "an operand of another batch": (
+        lambda m, x, y: m.linear(x) + y, (ROWS, torch.randn(5, 4))),
+    "channels that join": (
+        lambda m, x: torch.cat([m.conv(x).relu(), x, m.conv(x * 2)], 1).sigmoid(), (IMAGE,)),
+    "a join within a join": (
+        lambda m, x: torch.cat([torch.cat([x, x.relu()], 1), m.conv(x)], 1), (IMAGE,)),
+    "a part that is read elsewhere": (
+        lambda m, x: (y := m.conv(x).relu(), torch.cat([y, x], 1) * 2, y.mean((2, 3)))[1:],
+        (IMAGE,)),
+    "rows that join": (lambda m, x: torch.cat([m.linear(x), m.linear(-x)], 1), (ROWS,)),
+    "views and their results": (
+        lambda m, x: m.linear(x).view(2, 5, 2, 2).transpose(1, 2).reshape(2, 2, 10) + 1, (ROWS,)),
+    "returned twice, and as it came": (lambda m, x: (y := x.relu(), y, x)[0:], (ROWS,)),
+    "a view of a result": (lambda m, x: (m.conv(x), m.conv(x).permute(0, 2, 3, 1)), (IMAGE,)),
+    "attention with a mask": (
+        lambda m, q, k: F.scaled_dot_product_attention(q, k, k, attn_mask=q[:1, :1, :, :3] > 0),
+        (torch.randn(2, 4, 5, 8), torch.randn(2, 4, 3, 8))),
+    "stacks of products": (
+        lambda m, x, y, z: ((x @ y).relu() + z[:1], (x @ y) * z[..., :1] - z[:, :, 0, None]),
+        (torch.randn(2, 3, 8, 9), torch.randn(3, 9, 5), torch.randn(2, 3, 8, 5))),
+    "products of what was permuted": (
+        lambda m, x, y, z: (
+            (x.transpose(1, 2) @ y.transpose(1, 2) + z).transpose(1, 2).reshape(2, 8, 15)),
+        (torch.randn(2, 8, 3, 9), torch.randn(2, 9, 3, 5), torch.randn(2, 3, 8, 5))),
+    "comparisons": (
+        lambda m, x: torch.where(x > 0.3, x.sqrt(), x * 0).masked_fill(x < -1, 3.0), (ROWS,)),
+    "whole numbers": (lambda m, i: (i * 2 + 1, i.float() * 0.5), (torch.arange(12).view(3, 4),)),
+    "what torch does": (lambda m, x: m.linear(x.cumsum(1).sort(-1)[0]).relu(), (ROWS,)),
+    "reductions": (
+        lambda m, x: (x.mean(1), x.sum((0, 3), keepdim=True), x.amax(-1), x.mean()), (IMAGE,)),
+    "softmax across rows": (lambda m, x: x.softmax(1).log_softmax(0), (ROWS,)),
+    "pads and rolls": (lambda m, x: F.pad(x, (1, 2, 0, 1), value=2.0).roll(2, -1) * 2, (IMAGE,)),
+    "a rotation": (
+        lambda m, x, c: (x * c + x.roll(3, -1) * c.sin() + 1, x.roll(2, 1), x.roll(-1, 0)),
+        (ROWS, torch.randn(5, 6))),
+    "rolls of two kinds": (lambda m, x: x.roll(1, -1) + x.roll(2, -1) + x.roll(1, 0), (ROWS,)),
+    "more operands than an expression has": (
+        lambda m, *xs: sum((x.sigmoid() * i for i, x in enumerate(xs)), m.linear(xs[0]).sum()),
+        tuple(torch.randn(2, 5, 6) for _ in range(40))),
+    "a tree that leans right": (
+        lambda m, *xs: reduce(lambda a, x: x - a.exp() / 9, xs),
+        tuple(torch.randn(3) for _ in range(30))),
+    "stacks": (lambda m, x: torch.stack([x, x.relu()], 1).flatten(2), (ROWS,)),
+    "pools": (
+        lambda m, x: (F.avg_pool2d(x, 2, padding=1), F.max_pool2d(x, 3, 2, 1),
+                      F.adaptive_avg_pool2d(x[..., :4, :6], 2)), (IMAGE,)),
+    "an image that lies channels last": (
+        lambda m, x: m.conv(x).relu(), (IMAGE.contiguous(memory_format=torch.channels_last),)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_agrees(name: str) -> None:
+    function, inputs = CASES[name]
+    graph = capture(Function(function).eval(), inputs)
+    run, expected = Native().compile(graph), Reference().compile(graph)(*inputs)
+    for _ in range(2):
+        found = run(*inputs)
+        assert [(o.dtype, o.shape) for o in found] == [(o.dtype, o.shape) for o in expected]
+        assert compare(expected, found).max_error < MAX_ERROR
+
+
+def test_what_follows_a_product_is_done_with_it() -> None:
+    def block(m: Function, x: Tensor, y: Tensor) -> Tensor:
+        return F.gelu(m.linear(x)) * 0.5 + y
+
+    graph = capture(Function(block).eval(), (ROWS, torch.randn(2, 5, 4)))
+    assert names(graph) == ["gemm"]
+
+
+def test_parts_are_written_where_they_are_joined() -> None:
+    def fire(m: Function, x: Tensor) -> Tensor:
+        return torch.cat([m.conv(x).relu(), m.conv(x * 2).relu()], 1).sigmoid()
+
+    graph = capture(Function(fire).eval(), (IMAGE,))
+    assert names(graph).count("copy") == 1  # the image, to channels last
+    assert names(graph).count("conv") == 2
+
+
+def test_wide_convolutions_of_three_by_three_take_winograds_way() -> None:
+    layers = nn.Sequential(
+        nn.Conv2d(24, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 16, 3, padding=(0, 1)),
+        nn.Conv2d(16, 16, 3, stride=2), nn.Conv2d(16, 16, 3, groups=2),
+    ).eval()  # fmt: skip
+    x = torch.randn(1, 24, 30, 27)
+    graph = capture(layers, (x,))
+    assert names(graph).count("winograd") == names(graph).count("conv") == 2
+    (found,), (expected,) = Native().compile(graph)(x), Reference().compile(graph)(x)
+    assert compare((expected,), (found,)).max_error < MAX_ERROR
+
+
+def test_a_product_that_two_read_is_done_once() -> None:
+    def both(m: Function, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = m.linear(x)
+        return y.relu(), y.tanh()
+
+    assert names(capture(Function(both).eval(), (ROWS,))) == ["gemm", "map", "map"]
+
+
+def test_calls_from_several_threads_do_not_mix() -> None:
+    graph, (x,) = tiny("mlp")
+    run = Native().compile(graph)
+    inputs = [x * i for i in range(1, 9)]
+    expected = [run(i)[0] for i in inputs]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            found = [f[0] for f in pool.map(run, inputs)]
+            assert all(map(torch.equal, expected, found))
+
+
+def test_fallbacks_say_why() -> None:
+    graph = capture(Function(lambda m, x: x.cumsum(1) + 1).eval(), (ROWS,))
+    (reason,) = lowered(graph).fallbacks.values()
+    assert reason == "aten.cumsum.default: the table has no row for it"
+
+
+def test_kernels_that_were_not_built_are_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "library_path", lambda: None)
+    with pytest.raises(BackendError, match="native kernels were not built; install a C\\+\\+17"):
+        Native.require("fp32")
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_buffers_in_use_together_never_overlap(data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 500), min_size=1, max_size=12))
+    buffers = [Buffer(Kind.ARENA, nbytes) for nbytes in sizes]
+    uses = data.draw(
+        st.lists(st.lists(st.sampled_from(range(len(buffers))), max_size=4), max_size=12)
+    )
+    steps = [
+        Instruction(name="x", fields={f"f{i}": Place(buffers[u]) for i, u in enumerate(used)})
+        for used in uses
+    ]
+    room = plan(steps)
+    live = [b for b in buffers if b.first >= 0]
+    for a in live:
+        assert a.offset % 64 == 0
+        assert a.offset + a.nbytes <= room
+        for b in live:
+            if a is not b and a.first <= b.last and b.first <= a.last:
+                assert a.offset + a.nbytes <= b.offset or b.offset + b.nbytes <= a.offset
+
+
+def test_rows_of_strided_tensors() -> None:
+    whole = torch.empty(2, 3, 4, 8, device="meta")
+    assert rows_of(whole) == (8, 1)
+    assert as_matrix(whole[..., :5]) == 8
+    assert rows_of(whole[:, :2]) is None
+    assert rows_of(torch.empty(1, 1, 8, device="meta").expand(2, 3, 8)) == (0, 1)
+    assert as_matrix(whole.permute(0, 3, 1, 2)) is None
