@@ -210,6 +210,15 @@ def test_fallbacks_say_why() -> None:
     assert reason == "aten.cumsum.default: the table has no row for it"
 
 
+def test_sizes_beyond_scratch_memory_are_left_to_torch() -> None:
+    model = nn.Conv2d(1, 1, 65, padding=32).eval()
+    graph = capture(model, (x := torch.randn(1, 1, 8, 8),))
+    (reason,) = lowered(graph).fallbacks.values()
+    assert reason.endswith("it has 4,225 taps, and our kernels take 4,096")
+    found, expected = (b.compile(graph)(x) for b in (Native(), Reference()))
+    assert compare(expected, found).max_error < MAX_ERROR
+
+
 def test_kernels_that_were_not_built_are_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "library_path", lambda: None)
     with pytest.raises(BackendError, match="native kernels were not built; install a C\\+\\+17"):

@@ -151,6 +151,11 @@ class Call:
         """An argument that is true or false."""
         return bool(self.arguments.get(name))
 
+    def within(self, what: str, size: int, most: int) -> None:
+        """Raises UnsupportedOp for a size that a kernel's scratch memory has no room for."""
+        if size > most:
+            raise UnsupportedOp(f"it has {size:,} {what}, and our kernels take {most:,}")
+
     def vector(self, name: str) -> Place | None:
         """A known vector in fp32, where it is given."""
         return self.builder.vector(self.known(name)) if self.has(name) else None

@@ -8,6 +8,7 @@ from ridgeline.backends.native.call import Call, Result, floating
 from ridgeline.backends.native.value import Value, laid, type_of
 from ridgeline.errors import UnsupportedOp
 
+_MOST_WIDTH = 512  # of a block of keys and values in scratch memory
 _BY_TOKEN = (0, 2, 1, 3)  # heads side by side: what the next layer reads
 
 
@@ -21,6 +22,7 @@ def _attention(call: Call) -> Result:
     batch, heads, queries, width = q.shape
     if k.shape[0] != batch or heads % k.shape[1]:
         raise UnsupportedOp("its batches differ")
+    call.within("channels per head", max(width, v.shape[3]), _MOST_WIDTH)
     scale = call.arguments.get("scale")
     target = call.blank(_BY_TOKEN)
     if target.spec.stride(-1) != 1:

@@ -13,6 +13,8 @@ from ridgeline.backends.native.value import Value, as_matrix, channels_last
 from ridgeline.errors import UnsupportedOp
 from ridgeline.native.winograd import winograd_tile, winograd_weights
 
+# What 4 MiB of scratch memory per thread have room for, with a margin.
+_MOST_TAPS, _MOST_CHANNELS = 4096, 16384
 _AXES = ("depth", "height", "width")
 
 
@@ -23,6 +25,11 @@ def _convolution(call: Call) -> Result:
     weight, spatial = call.known("weight"), call.out.dim() - 2
     if spatial > 3 or call.out.dim() != weight.dim():
         raise UnsupportedOp("it has no batch dimension, or too many")
+    taps = prod(weight.shape[2:])
+    call.within("taps", taps, _MOST_TAPS)
+    call.within("channels", max(weight.shape[:2]), _MOST_CHANNELS)
+    if call.out.dtype == torch.bfloat16:  # windows are laid out first
+        call.within("values in a window", taps * weight.shape[1], _MOST_CHANNELS)
     stride, dilation = (_each(call.ints(n), spatial) for n in ("stride", "dilation"))
     padding, groups = _padding(call, weight, dilation), int(call.number("groups"))
     x, ldx = call.pixels("input")

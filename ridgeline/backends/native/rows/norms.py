@@ -12,6 +12,8 @@ from ridgeline.backends.native.value import Place, Value, as_matrix
 from ridgeline.errors import UnsupportedOp
 
 Row = Callable[[Call], Result]
+# What 4 MiB of scratch memory per thread have room for, with a margin.
+_MOST_WIDTH, _MOST_GROUPS = 2**19, 2**15
 _LAYER, _RMS, _SOFTMAX, _LOG_SOFTMAX = range(4)
 
 
@@ -82,6 +84,7 @@ def _target(call: Call, *, is_dense: bool = False) -> Value:
 def _softmax(kind: int) -> Row:
     def row(call: Call) -> Result:
         floating(call.out)
+        call.within("elements", call.out.shape[int(call.number("dim"))], _MOST_WIDTH)
         x, dim = call.value("self"), int(call.number("dim")) % max(call.out.dim(), 1)
         floating(x.spec)
         order = [*(d for d in range(call.out.dim()) if d != dim), dim]
@@ -108,6 +111,9 @@ def _group_norm(call: Call) -> Result:
     floating(call.out)
     if call.out.dim() < 3:
         raise UnsupportedOp("it has no positions")
+    groups = int(call.number("num_groups"))
+    call.within("groups in all", call.out.shape[0] * groups, _MOST_GROUPS)
+    call.within("channels", call.out.shape[1], _MOST_GROUPS)
     x, ldx = call.pixels("input")
     host = Host(
         name="group_norm",
@@ -119,7 +125,7 @@ def _group_norm(call: Call) -> Result:
             "batch": x.shape[0],
             "positions": prod(x.shape[2:]),
             "channels": x.shape[1],
-            "groups": int(call.number("num_groups")),
+            "groups": groups,
             "ldx": ldx,
             "epsilon_bits": call.number("eps"),
         },

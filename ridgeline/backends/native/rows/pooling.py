@@ -10,6 +10,7 @@ from ridgeline.backends.native.value import Value, as_matrix, channels_last
 from ridgeline.errors import UnsupportedOp
 
 Row = Callable[[Call], Result]
+_MOST_TAPS = 4096
 _LARGEST, _MEAN, _SUM = range(3)
 _NEAREST, _BILINEAR = range(2)
 
@@ -39,6 +40,7 @@ def _pool(kind: int) -> Row:
             if call.flag("ceil_mode"):
                 raise UnsupportedOp("it counts padding beyond the input")
             own, divisor = _SUM, prod(_wide(kernel, call.out.dim() - 2))
+        call.within("taps", prod(_wide(kernel, call.out.dim() - 2)), _MOST_TAPS)
         x, ldx = call.pixels("self")
         target = _target(call)
         call.builder.emit(
@@ -72,6 +74,7 @@ def _adaptive(call: Call) -> Result:
     kernel = [x.shape[d] // call.out.shape[d] for d in spatial]
     if any(x.shape[d] % call.out.shape[d] for d in spatial):
         raise UnsupportedOp("its windows differ in size")
+    call.within("taps", prod(kernel), _MOST_TAPS)
     target = _target(call)
     none = [0] * len(kernel)
     call.builder.emit(

@@ -9,6 +9,8 @@ from ridgeline.backends.native.tree import Fields, Pending
 from ridgeline.backends.native.value import Value
 from ridgeline.errors import UnsupportedOp
 
+_MOST_HIDDEN = 16384  # of a row of sums in scratch memory
+
 
 def _lstm(call: Call) -> Result:
     """Layer after layer, direction after direction."""
@@ -19,6 +21,7 @@ def _lstm(call: Call) -> Result:
     if call.flag("batch_first"):
         x = x.like(x.spec.transpose(0, 1))
     weights = [w for w in call.operands("params") if isinstance(w, Tensor)]
+    call.within("units", weights[1].shape[1], _MOST_HIDDEN)
     layers, directions = int(call.number("num_layers")), 1 + call.flag("bidirectional")
     per_direction = 4 if call.flag("has_biases") else 2
     if len(weights) != layers * directions * per_direction:
