@@ -45,7 +45,7 @@ CALIBRATION_S = 25.0
 # How long a busy machine is measured on for each model, for want of clean samples.
 PATIENCE_S = 15.0
 # Inductor is left out: AOTInductor is the same compiler, and its code can be saved.
-BACKENDS = ("eager", "aoti", "onnxruntime", "openvino")
+BACKENDS = ("eager", "native", "aoti", "onnxruntime", "openvino")
 # bf16 errs by about 9e-3 here and swaps two neighbours that are equally near but for 0.001.
 ENCODER_TOLERANCE = 5e-3
 SIDE = 224
