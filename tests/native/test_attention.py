@@ -76,7 +76,7 @@ def _heads(batch: int, heads: int, rows: int, width: int, dtype: torch.dtype) ->
 
 @over_libraries
 @over_threads
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     batch=st.sampled_from([1, 2]),
     kv_heads=st.sampled_from([1, 2, 3]),

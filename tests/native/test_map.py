@@ -194,7 +194,7 @@ def test_bfloat16_rounds_to_even_and_keeps_nan(library: Library) -> None:
     assert found[~x.isnan()].equal(x.bfloat16()[~x.isnan()])
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @over_libraries
 @over_threads
 @given(data=st.data())
@@ -253,7 +253,7 @@ def _copy_fields(x: Tensor, y: Tensor) -> dict[str, Field]:
     return fields
 
 
-@settings(max_examples=60)
+@settings(max_examples=25)
 @over_libraries
 @over_threads
 @given(data=st.data())

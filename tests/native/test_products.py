@@ -74,7 +74,7 @@ def _check_gemm(
 @each_library
 @given(m=sizes, n=sizes, k=sizes, x=types, y=types, gap=st.integers(0, 3),
        has_bias=st.booleans(), threads=st.integers(1, 3))  # fmt: skip
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_gemm_of_any_shape(
     library: Library, m: int, n: int, k: int, x: torch.dtype, y: torch.dtype, gap: int,
     has_bias: bool, threads: int,
@@ -144,7 +144,7 @@ def _check_bmm(
 @each_library
 @given(outer=st.integers(1, 3), inner=st.integers(1, 4), m=sizes, n=sizes, k=sizes,
        is_transposed=st.booleans(), repeats_w=st.booleans(), threads=st.integers(1, 3))  # fmt: skip
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_bmm_of_any_shape(
     library: Library, outer: int, inner: int, m: int, n: int, k: int, is_transposed: bool,
     repeats_w: bool, threads: int,

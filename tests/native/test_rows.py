@@ -52,7 +52,7 @@ def _reduced(library: Library, x: Tensor, kind: int, y_dtype: torch.dtype, threa
 @over_libraries
 @over_threads
 @pytest.mark.parametrize("kind", range(4))
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     outer=st.sampled_from([1, 2, 5]),
     length=st.sampled_from([1, 3, 17, 64, 1000]),
@@ -129,7 +129,7 @@ def _normed(
 @over_libraries
 @over_threads
 @pytest.mark.parametrize("kind", range(4))
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     rows=st.sampled_from([1, 2, 7]),
     width=st.sampled_from([1, 5, 16, 31, 197, 768, 5000]),
@@ -192,7 +192,7 @@ def test_layer_norm_of_a_large_mean(library: Library) -> None:
 
 @over_libraries
 @over_threads
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     batch=st.sampled_from([1, 3]),
     positions=st.sampled_from([1, 6, 49, 1000]),

@@ -277,7 +277,7 @@ def spelt(tree: Tree, choices: list[bool]) -> Graph:
     return found
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(tree=TREES, one=st.lists(st.booleans(), min_size=9, max_size=9))
 def test_an_expression_is_the_same_however_it_is_spelt(tree: Tree, one: list[bool]) -> None:
     assert spelt(tree, one).digest == spelt(tree, [not c for c in one]).digest
@@ -307,7 +307,7 @@ def alter(tree: Tree, place: int) -> tuple[Tree, int]:
     return (kind, *parts), count
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(tree=TREES.filter(lambda t: len(t) > 1), place=st.integers(0, 20))
 def test_an_expression_with_one_operation_changed_is_another(tree: Tree, place: int) -> None:
     _, count = alter(tree, -1)

@@ -91,7 +91,7 @@ def elements(m: IndexMap) -> Tensor:
     return places.reshape(m.shape)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(steps=STEPS)
 def test_a_map_is_the_view_and_the_only_one_that_is(steps: list[Step]) -> None:
     x, m = torch.arange(48).reshape(4, 6, 2), identity((4, 6, 2))

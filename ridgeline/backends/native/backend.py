@@ -158,7 +158,7 @@ def _call(step: TorchCall, where: _Where) -> Part:
         return where.tensor(argument) if isinstance(argument, Value) else _Fixed(argument)
 
     positional, named = tree_map(found, (list(step.positional), dict(step.named)))
-    targets = [where.tensor(v) for v in step.results]
+    targets = [where.tensor(v) if v is not None else None for v in step.results]
 
     def run(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         def get(source: Callable[..., object]) -> object:
@@ -168,7 +168,8 @@ def _call(step: TorchCall, where: _Where) -> Part:
         results = step.target(*args, **kwargs)
         listed = (results,) if isinstance(results, Tensor) else tuple(results)  # type: ignore[arg-type]
         for target, result in zip(targets, listed, strict=True):
-            target(inputs, outputs).copy_(result)
+            if target is not None:
+                target(inputs, outputs).copy_(result)
 
     return run
 

@@ -69,13 +69,13 @@ class TorchCall:
     target: Callable[..., object]
     positional: tuple[object, ...]
     named: Mapping[str, object]
-    results: tuple[Value, ...]
+    results: tuple[Value | None, ...]
     reads: tuple[Value, ...]
 
     @property
     def places(self) -> tuple[Place, ...]:
         """All that it reads or writes."""
-        return tuple(v.place for v in (*self.results, *self.reads))
+        return tuple(v.place for v in (*self.results, *self.reads) if v is not None)
 
 
 @dataclass(slots=True)

@@ -172,8 +172,7 @@ class _Lowering:
         named = {n: self._written(_bound(v, self._values)) for n, v in node.kwargs.items()}
         reads: list[Value] = []
         tree_map(lambda v: reads.append(v) if isinstance(v, Value) else None, [position, named])
-        outs = _specs(node)
-        results = tuple(self._builder.blank(laid(s, range(s.dim()))) for s in outs)
+        results = _blanks(node, self._builder)
         assert callable(node.target)
         self._builder.steps.append(
             TorchCall(
@@ -240,7 +239,21 @@ def _specs(node: fx.Node) -> tuple[Tensor, ...]:
     """What a node gives, on the meta device, dense."""
     value = node.meta["val"]
     listed = value if isinstance(value, list | tuple) else (value,)
+    if not all(isinstance(v, Tensor) for v in listed):
+        raise UnsupportedOp("not all of its results are tensors")
     return tuple(torch.empty(v.shape, dtype=v.dtype, device="meta") for v in listed)
+
+
+def _blanks(node: fx.Node, builder: Builder) -> tuple[Value | None, ...]:
+    """Memory for what torch gives; None where it gives nothing."""
+    value = node.meta["val"]
+    listed = value if isinstance(value, list | tuple) else (value,)
+    return tuple(
+        builder.blank(torch.empty(v.shape, dtype=v.dtype, device="meta"))
+        if isinstance(v, Tensor)
+        else None
+        for v in listed
+    )
 
 
 def _check(result: Result, outs: Sequence[Tensor]) -> None:
