@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ridgeline import capture, differentiate, named_outputs, train_graph, zoo
 from ridgeline.backends.aoti import Aoti
 from ridgeline.backends.backend import Backend
+from ridgeline.backends.native.backend import Native
 from ridgeline.backends.reference import Reference
 from ridgeline.errors import CaptureError
 from ridgeline.graph import Graph, Phase, load, save, verify
@@ -131,7 +132,7 @@ def test_the_score_goes_through_the_passes_and_into_bf16() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", [Aoti()], ids=lambda b: b.name)
+@pytest.mark.parametrize("backend", [Aoti(), Native()], ids=lambda b: b.name)
 def test_the_score_compiles(backend: Backend) -> None:
     model, score, inputs = made("score")
     (found,) = backend.compile(score_graph(model, inputs))(*inputs)

@@ -186,8 +186,15 @@ class _Lowering:
         return results if isinstance(node.meta["val"], list | tuple) else results[0]
 
     def _written(self, argument: object) -> object:
+        """An argument in dense memory: some of torch's kernels, group norm's backward among them,
+        take it for granted.
+        """
         if isinstance(argument, Pending):
-            return self._builder.written(argument)
+            return self._written(self._builder.written(argument))
+        if isinstance(argument, Value) and not argument.spec.is_contiguous():
+            target = self._builder.blank(laid(argument.spec, range(argument.spec.dim())))
+            self._builder.copy(argument, target)
+            return target
         if isinstance(argument, list | tuple):
             return [self._written(a) for a in argument]
         return argument
