@@ -10,16 +10,25 @@ whoever asks for more than their names, transformers for one, gets the real modu
 import gc
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from unittest.mock import patch
 
 _TRACER = "torch.export._trace"
 _SHARDED_MODULES = "torch.distributed.fsdp"
-_SHARDED_TENSORS = "torch.distributed.tensor"
-_GRAPHS = "networkx"
+# What Dynamo and AOT autograd import, and only compiling or sharding calls, and what of it tracing
+# asks for: which files' frames to leave out of a stack trace.
+_SPARED: Mapping[str, Mapping[str, object]] = {
+    "networkx": {},
+    "torch.distributed.tensor": {},
+    "torch._dynamo.polyfills.loader": {"POLYFILLED_MODULES": ()},
+    "torch._functorch.partitioners": {},
+    "torch._inductor.codecache": {},
+    "torch._inductor.test_operators": {},
+}
+_PACKAGES = ("networkx", "torch.distributed.tensor")
 
 
 def load_tracer(*, is_alone: bool) -> None:
@@ -40,9 +49,8 @@ def _sparing() -> Iterator[None]:
     """Within the block torch looks as if built without `torch.distributed`, and networkx waits."""
     import torch.distributed
 
-    tensors, graphs = _Later(_SHARDED_TENSORS), _Later(_GRAPHS)
-    sys.modules.setdefault(_SHARDED_TENSORS, tensors)
-    sys.modules.setdefault(_GRAPHS, graphs)
+    later = [_Later(name) for name in _SPARED if name not in sys.modules]
+    sys.modules.update({module.__name__: module for module in later})
     sys.modules[_SHARDED_MODULES] = None  # type: ignore[assignment]  # imported, it is not found
     try:
         with patch.object(torch.distributed, "is_available", lambda: False):
@@ -50,7 +58,8 @@ def _sparing() -> Iterator[None]:
         _dispatch_once()
     finally:
         del sys.modules[_SHARDED_MODULES]
-        tensors.is_waiting = graphs.is_waiting = False
+        for module in later:
+            module.is_waiting = False
 
 
 def _dispatch_once() -> None:
@@ -70,10 +79,12 @@ class _Later(ModuleType):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.__spec__ = find_spec(name)
+        self.__spec__ = ModuleSpec(name, loader=None)
+        self.__dict__.update(_SPARED[name])
 
     def __getattr__(self, name: str) -> object:
-        if name.startswith("__") and (self.is_waiting or name != "__path__"):
+        is_path = name == "__path__" and self.__name__ in _PACKAGES
+        if name.startswith("__") and (self.is_waiting or not is_path):
             raise AttributeError(name)  # `inspect` walks all modules, asking for their files
         if self.is_waiting:
             return _Nothing
@@ -84,3 +95,6 @@ class _Later(ModuleType):
 
 class _Nothing:
     """Of this class nothing is: what a waiting module gives for every name in it."""
+
+    def __class_getitem__(cls, item: object) -> type["_Nothing"]:
+        return cls  # a base class with a type parameter
