@@ -38,7 +38,7 @@ class Case:
     has_bias: bool = True
     room: int = 0
     threads: int = 1
-    is_depthwise: bool = False
+    name: str = "conv"
     x: Tensor = field(init=False)
     w: Tensor = field(init=False)
     bias: Tensor = field(init=False)
@@ -67,8 +67,10 @@ class Case:
         """The fields that are numbers."""
         found = {"batch": self.batch, "channels": self.channels}
         found |= {"ldx": self.channels + self.room, "ldy": self.filters + self.room}
-        if not self.is_depthwise:
+        if self.name == "conv":
             found |= {"filters": self.filters, "groups": self.groups}
+        if self.name == "grouped":
+            found |= {"group": self.channels // self.groups}
         for i, d in enumerate(("depth", "height", "width")):
             found |= {d: self.size[i], f"out_{d}": out[i], f"kernel_{d}": self.kernel[i]}
             found |= {f"stride_{d}": self.stride[i], f"pad_{d}": self.pad[i]}
@@ -77,8 +79,8 @@ class Case:
 
     def packed(self, library: Library) -> Tensor:
         """The weight as the instruction wants it."""
-        if self.is_depthwise:  # (taps, channels)
-            return self.w.float().flatten(1).T.contiguous()
+        if self.name != "conv":  # (taps, channels of a group, filters)
+            return self.w.float().flatten(2).permute(2, 1, 0).contiguous()
         w_GNKT = self.w.unflatten(0, (self.groups, -1)).flatten(3)
         return torch.cat([packed(library, w_NKT.mT.flatten(1)) for w_NKT in w_GNKT])
 
@@ -107,7 +109,7 @@ def run(library: Library, case: Case, *, with_expression: bool = False) -> None:
         steps += [Step("ADD", to=3, a=1, b=2), Step("RELU", to=1, a=3)]
     run_one(
         library,
-        "depthwise" if case.is_depthwise else "conv",
+        case.name,
         fields,
         operands,
         steps,
@@ -127,13 +129,12 @@ def three(data: st.DataObject, least: int, most: int) -> Three:
     return first, second, third
 
 
-def drawn(data: st.DataObject, *, groups: int, multiple: int, is_depthwise: bool) -> Case:
+def drawn(data: st.DataObject, *, groups: int, group: int, filters: int, name: str) -> Case:
     """Any small case."""
     kernel = three(data, 1, 3)
-    channels = groups * (1 if is_depthwise else data.draw(st.integers(1, 20)))
     return Case(
-        channels=channels,
-        filters=channels if is_depthwise else groups * multiple,
+        channels=groups * group,
+        filters=groups * filters,
         groups=groups,
         batch=data.draw(st.integers(1, 2)),
         size=three(data, 5, 9),
@@ -146,7 +147,7 @@ def drawn(data: st.DataObject, *, groups: int, multiple: int, is_depthwise: bool
         has_bias=data.draw(st.booleans()),
         room=data.draw(st.integers(0, 3)),
         threads=data.draw(st.integers(1, 2)),
-        is_depthwise=is_depthwise,
+        name=name,
     )
 
 
@@ -156,8 +157,9 @@ def test_small_ones_of_every_kind(library: Library, data: st.DataObject) -> None
     case = drawn(
         data,
         groups=data.draw(st.integers(1, 3)),
-        multiple=data.draw(st.integers(1, 40)),
-        is_depthwise=False,
+        group=data.draw(st.integers(1, 20)),
+        filters=data.draw(st.integers(1, 40)),
+        name="conv",
     )
     run(library, case, with_expression=data.draw(st.booleans()))
 
@@ -165,7 +167,17 @@ def test_small_ones_of_every_kind(library: Library, data: st.DataObject) -> None
 @on_every_isa
 @given(st.data())
 def test_small_depthwise_ones_of_every_kind(library: Library, data: st.DataObject) -> None:
-    case = drawn(data, groups=data.draw(st.integers(1, 70)), multiple=1, is_depthwise=True)
+    case = drawn(data, groups=data.draw(st.integers(1, 70)), group=1, filters=1, name="depthwise")
+    run(library, case, with_expression=data.draw(st.booleans()))
+
+
+@on_every_isa
+@given(st.data())
+def test_small_grouped_ones_of_every_kind(library: Library, data: st.DataObject) -> None:
+    group = data.draw(st.sampled_from([2, 4, 8, 16, 32]))
+    most = max(40 // group, 2)
+    groups = data.draw(st.integers(1, most))
+    case = drawn(data, groups=groups, group=group, filters=group, name="grouped")
     run(library, case, with_expression=data.draw(st.booleans()))
 
 
@@ -212,7 +224,7 @@ def depthwise(channels: int, size: int, kernel: int, stride: int = 1, dilation: 
         filters=channels,
         groups=channels,
         size=(1, size, size),
-        is_depthwise=True,
+        name="depthwise",
         **plane(kernel, stride, dilation),
     )
 
@@ -230,9 +242,30 @@ DEPTHWISE = {
     "narrow": depthwise(17, 2, 5),
     "3-d": Case(
         channels=24, filters=24, groups=24, size=(5, 6, 7), kernel=(3, 3, 3), pad=(1, 1, 1),
-        is_depthwise=True,
+        name="depthwise",
     ),
 }  # fmt: skip
+
+
+def grouped(channels: int, group: int, size: int, stride: int = 1) -> Case:
+    """A case of a ResNeXt."""
+    return Case(
+        channels=channels,
+        filters=channels,
+        groups=channels // group,
+        size=(1, size, size),
+        name="grouped",
+        **plane(3, stride),
+    )
+
+
+GROUPED = {
+    "128": grouped(128, 4, 20),
+    "256-s2": grouped(256, 8, 28, 2),
+    "256": grouped(256, 8, 14),
+    "512": grouped(512, 16, 9),
+    "1024": grouped(1024, 32, 7),
+}
 
 
 def with_type(case: Case, dtype: torch.dtype, threads: int) -> Case:
@@ -253,6 +286,13 @@ def test_layers_of_networks(library: Library, name: str, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("name", DEPTHWISE)
 def test_depthwise_layers_of_networks(library: Library, name: str, dtype: torch.dtype) -> None:
     run(library, with_type(DEPTHWISE[name], dtype, 2), with_expression=True)
+
+
+@on_every_isa
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", GROUPED)
+def test_grouped_layers_of_networks(library: Library, name: str, dtype: torch.dtype) -> None:
+    run(library, with_type(GROUPED[name], dtype, 2), with_expression=True)
 
 
 @on_every_isa

@@ -68,6 +68,13 @@ constexpr int64_t MAX_RANK = 6;
       "out_height out_width kernel_depth kernel_height kernel_width stride_depth stride_height "  \
       "stride_width pad_depth pad_height pad_width dilation_depth dilation_height "               \
       "dilation_width ldx ldy")                                                                   \
+    /* convolution of groups with as many channels as filters, `group`: a power of two up to 32;  \
+       w: (taps, group, channels) fp32, of each filter its group's */                             \
+    I(grouped, 1,                                                                                 \
+      "x_ref w_ref bias_ref y_ref x_type y_type batch depth height width channels out_depth "     \
+      "out_height out_width kernel_depth kernel_height kernel_width stride_depth stride_height "  \
+      "stride_width pad_depth pad_height pad_width dilation_depth dilation_height "               \
+      "dilation_width ldx ldy group")                                                             \
     /* windows of x, channels last; kind 0 largest, 1 mean of what lies inside, 2 sum / divisor */ \
     I(pool, 0,                                                                                    \
       "x_ref y_ref x_type y_type kind divisor_bits batch depth height width channels out_depth "  \

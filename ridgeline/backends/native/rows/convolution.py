@@ -9,13 +9,17 @@ from torch import Tensor
 from ridgeline.backends.native.call import Call, Result, floating
 from ridgeline.backends.native.rows.products import gemm
 from ridgeline.backends.native.tree import Fields, Host
-from ridgeline.backends.native.value import Value, as_matrix, channels_last
+from ridgeline.backends.native.value import Place, Value, as_matrix, channels_last
 from ridgeline.errors import UnsupportedOp
 from ridgeline.native.winograd import winograd_tile, winograd_weights
 
 # What 4 MiB of scratch memory per thread have room for, with a margin.
 _MOST_TAPS, _MOST_CHANNELS = 4096, 16384
 _AXES = ("depth", "height", "width")
+# Channels per group of what is computed vector by vector; wider groups are products of their own.
+# Copied for it are vectors of 16 channels from the positions that a row of the output, and up to 14
+# columns more, reads.
+_GROUPS, _COLUMNS, _MOST_POSITIONS = (1, 2, 4, 8, 16), 14, 32768
 
 
 def _convolution(call: Call) -> Result:
@@ -51,11 +55,12 @@ def _convolution(call: Call) -> Result:
     }
     if groups == 1 and (tile := _winograd_tile(call, x, weight, stride, dilation)):
         return call.hosted(_by_points(call, fields, weight, tile))
-    is_depthwise = groups == x.shape[1] == weight.shape[0]
-    own = _by_channel(call, weight) if is_depthwise else _by_group(call, x, weight, groups)
+    rows = prod(d * (k - 1) + 1 for d, k in zip(dilation[:-1], weight.shape[2:-1], strict=True))
+    row = (call.out.shape[-1] + _COLUMNS) * stride[-1] + dilation[-1] * weight.shape[-1]
+    name, own = _way(call, x, weight, groups, rows * row)
     return call.hosted(
         Host(
-            name="depthwise" if is_depthwise else "conv",
+            name=name,
             fields={**fields, **own},
             spec=call.out,
             axes=pixel_axes(call.out.dim()),
@@ -114,9 +119,22 @@ def into_pixels(target: Value) -> Fields:
     return {"y_ref": target.place, "y_type": target.type, "ldy": distance}
 
 
-def _by_channel(call: Call, weight: Tensor) -> Fields:
-    across: Tensor = weight.float().reshape(weight.shape[0], -1).t().contiguous()
-    return {"w_ref": call.builder.vector(across)}
+def _way(call: Call, x: Value, weight: Tensor, groups: int, positions: int) -> tuple[str, Fields]:
+    """The instruction for windows in groups, and the fields that only it has. positions: of the
+    input that one row of the output reads.
+    """
+    filters, group = weight.shape[:2]
+    is_lean = max(positions, prod(weight.shape[1:])) <= _MOST_POSITIONS
+    if groups == 1 or filters != x.shape[1] or group not in _GROUPS or (group > 1 and not is_lean):
+        return "conv", _by_group(call, x, weight, groups)
+    fields: Fields = {"w_ref": _by_channel(call, weight)}
+    return ("depthwise", fields) if group == 1 else ("grouped", {**fields, "group": group})
+
+
+def _by_channel(call: Call, weight: Tensor) -> Place:
+    """(taps, channels of a group, filters)"""
+    across: Tensor = weight.float().flatten(2).permute(2, 1, 0).contiguous()
+    return call.builder.vector(across)
 
 
 def _by_group(call: Call, x: Value, weight: Tensor, groups: int) -> Fields:
