@@ -48,6 +48,7 @@ SEED, REPEATS, THREADS, MS = 0, 10, 2, 1e3
 # Compiling everything for everybody is what takes the time; a candidate that needs longer is out.
 COMPILE_LIMIT_S, PATIENCE_S = 240.0, 15.0
 LEAST_RATIO = 0.98
+OURS = ("**ours**", "with", "to best peer", "to eager", "roofline", "of it")
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,13 +298,17 @@ def _stage_table(record: Record, stage: str) -> str:
         dict.fromkeys((e.backend, e.dtype) for r in results for e in r.entries if e.is_peer)
     )
     peers = [p for p in peers if any(_time(r, *p) is not None for r in results)]
-    head = ["model", "eager", *(f"{b} {d}" for b, d in peers), "**ours**", "with", "to best peer"]
+    head = ["model", "eager", *(f"{b} {d}" for b, d in peers), *OURS]
     rows = [head, ["---", *("---:" for _ in head[1:])]]
     ratios: list[float] = []
+    gains: list[float] = []
     for result in results:
         ours, best = result.best(is_peer=False), result.best(is_peer=True)
         ratio = best.time_s / ours.time_s if ours and best and ours.time_s and best.time_s else None
         ratios += [ratio] if ratio else []
+        gain = result.eager_s / ours.time_s if ours and ours.time_s and result.eager_s else None
+        gains += [gain] if gain else []
+        roofline_s = result.roofline_s.get(ours.dtype) if ours else None
         rows.append(
             [
                 result.model,
@@ -312,13 +317,16 @@ def _stage_table(record: Record, stage: str) -> str:
                 f"**{_ms(ours.time_s if ours else None)}**",
                 f"{ours.backend} {ours.dtype}" if ours else "-",
                 f"{ratio:.2f}" if ratio else "-",
+                f"{gain:.1f}" if gain else "-",
+                _ms(roofline_s),
+                f"{roofline_s / ours.time_s:.0%}" if ours and ours.time_s and roofline_s else "-",
             ]
         )
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     summary = (
         f"Milliseconds. Best peer over ours: geometric mean {_mean(ratios):.3f}, least "
         f"{min(ratios, default=0):.3f}; {sum(r >= LEAST_RATIO for r in ratios)} of {len(ratios)} "
-        f"at {LEAST_RATIO} or more."
+        f"at {LEAST_RATIO} or more. Eager over ours: geometric mean {_mean(gains):.1f}."
     )
     single = _best_single(results, peers)
     return f"### {stage}\n\n{table}\n{summary}{single}\n"
