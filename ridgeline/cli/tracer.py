@@ -1,10 +1,11 @@
-"""Importing torch's tracer for `inspect`, without the part of it that tracing never calls.
+"""Importing torch's tracer for `inspect`, without the parts of it that tracing never calls.
 
-`torch.export` imports Dynamo, which imports sharded tensors (a table of rules for every operator)
-and networkx (to draw recomputation plans): with what they bring, a tenth of the time in which a
-405B config is inspected. torch itself runs without them: there are builds without
-`torch.distributed`. So in a process that does nothing but trace, placeholders stand for both;
-whoever asks for more than their names, transformers for one, gets the real modules.
+`torch.export` imports Dynamo and AOT autograd, which import sharded tensors (a table of rules for
+every operator), networkx (to draw recomputation plans), Inductor's cache and Python functions
+rewritten for Dynamo: with what they bring, a sixth of the time in which a 405B config is inspected.
+So in a process that does nothing but trace, placeholders stand for them while the tracer is
+imported. Whoever imports one of them later, transformers for one, gets the real module; the tracer
+itself keeps the placeholders, so that it can neither compile nor shard.
 """
 
 import gc
@@ -28,7 +29,6 @@ _SPARED: Mapping[str, Mapping[str, object]] = {
     "torch._inductor.codecache": {},
     "torch._inductor.test_operators": {},
 }
-_PACKAGES = ("networkx", "torch.distributed.tensor")
 
 
 def load_tracer(*, is_alone: bool) -> None:
@@ -46,36 +46,39 @@ def load_tracer(*, is_alone: bool) -> None:
 
 @contextmanager
 def _sparing() -> Iterator[None]:
-    """Within the block torch looks as if built without `torch.distributed`, and networkx waits."""
+    """Within the block torch looks as if built without `torch.distributed`, and placeholders stand
+    for what is spared.
+    """
     import torch.distributed
 
-    later = [_Later(name) for name in _SPARED if name not in sys.modules]
-    sys.modules.update({module.__name__: module for module in later})
-    sys.modules[_SHARDED_MODULES] = None  # type: ignore[assignment]  # imported, it is not found
+    placeholders = {name: _Placeholder(name) for name in _SPARED if name not in sys.modules}
+    blocked = {} if _SHARDED_MODULES in sys.modules else {_SHARDED_MODULES: None}
+    sys.modules.update({**placeholders, **blocked})  # type: ignore[arg-type]  # None: not found
     try:
         with patch.object(torch.distributed, "is_available", lambda: False):
             yield
-        _dispatch_once()
+        _ask_once()
     finally:
-        del sys.modules[_SHARDED_MODULES]
-        for module in later:
-            module.is_waiting = False
+        for name in (*placeholders, *blocked):
+            sys.modules.pop(name, None)
 
 
-def _dispatch_once() -> None:
-    """The first operator seen by a tracer asks for the class of sharded tensors, and keeps it."""
+def _ask_once() -> None:
+    """What tracing asks for at its first operator, and keeps: the class of sharded tensors, and the
+    files that no stack trace shows.
+    """
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import uninteresting_files
 
     with FakeTensorMode():
         traced = torch.ones(1)
     traced.neg()
+    uninteresting_files()
 
 
-class _Later(ModuleType):
-    """Stands for a module while others import it; after that, is it for whoever looks inside."""
-
-    is_waiting = True
+class _Placeholder(ModuleType):
+    """Stands for a module while others import it: every name in it is there, and nothing."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -83,18 +86,13 @@ class _Later(ModuleType):
         self.__dict__.update(_SPARED[name])
 
     def __getattr__(self, name: str) -> object:
-        is_path = name == "__path__" and self.__name__ in _PACKAGES
-        if name.startswith("__") and (self.is_waiting or not is_path):
+        if name.startswith("__"):
             raise AttributeError(name)  # `inspect` walks all modules, asking for their files
-        if self.is_waiting:
-            return _Nothing
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return getattr(importlib.import_module(self.__name__), name)
+        return _Nothing
 
 
 class _Nothing:
-    """Of this class nothing is: what a waiting module gives for every name in it."""
+    """Of this class nothing is."""
 
     def __class_getitem__(cls, item: object) -> type["_Nothing"]:
         return cls  # a base class with a type parameter

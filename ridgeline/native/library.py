@@ -10,13 +10,14 @@ from pathlib import Path
 
 from ridgeline.errors import BackendError
 
-_ABI_VERSION = 1
+_ABI_VERSION = 2
 _NAME = "_kernels"
 _WORD, _POINTER, _TEXT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p
 _SIGNATURES: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
     "rl_abi_version": (_WORD, ()),
     "rl_isa": (_TEXT, (_TEXT,)),
     "rl_has_bf16": (ctypes.c_bool, (_TEXT,)),
+    "rl_has_int8": (ctypes.c_bool, (_TEXT,)),
     "rl_instruction": (_TEXT, (_WORD,)),
     "rl_fields": (_TEXT, (_WORD,)),
     "rl_has_expression": (ctypes.c_bool, (_WORD,)),
@@ -78,6 +79,7 @@ class Library:
             raise BackendError(f"this processor or build has no {isa}.")
         self.isa: str = chosen.decode()
         self.has_bf16: bool = self.c.rl_has_bf16(chosen)
+        self.has_int8: bool = self.c.rl_has_int8(chosen)
 
     @cached_property
     def layouts(self) -> Mapping[str, Layout]:

@@ -54,6 +54,15 @@ class TestNative(BackendSuite):
         error = compare(Reference().compile(graph)(*inputs), found).max_error
         assert 0 < error < TOLERANCES["bf16"]
 
+    @pytest.mark.parametrize("name", ZOO)
+    def test_the_zoo_agrees_in_int8(self, name: str) -> None:
+        if not Library().has_int8:
+            pytest.skip("this processor has no products of int8")
+        graph, inputs = tiny(name)
+        found = Native().compile(graph, "int8")(*inputs)
+        error = compare(Reference().compile(graph)(*inputs), found).max_error
+        assert 0 < error < TOLERANCES["int8"]
+
     def test_each_call_has_outputs_of_its_own(self) -> None:
         graph, (x,) = tiny("mlp")
         run = Native().compile(graph)
@@ -82,6 +91,47 @@ def lowered(graph: Graph) -> Lowered:
 
 def names(graph: Graph) -> list[str]:
     return [s.name for s in lowered(graph).builder.steps if isinstance(s, Instruction)]
+
+
+class Wide(nn.Module):
+    """Two products of one input, wide enough for eight bits, a third and a pointwise convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(100, 256), nn.Linear(100, 300)
+        self.third, self.conv = nn.Linear(256, 256), nn.Conv2d(64, 256, 1)
+
+    def forward(self, x: Tensor, image: Tensor) -> tuple[Tensor, ...]:
+        y = self.third(self.first(x).relu()) + self.first(x)
+        return y, self.second(x).sigmoid(), self.conv(image).relu()
+
+
+HAS_INT8 = library.library_path() is not None and Library().has_int8
+
+
+@pytest.mark.skipif(not HAS_INT8, reason="no products of int8")
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_products_of_int8_round_each_row_once(rows: int) -> None:
+    torch.manual_seed(0)
+    model, inputs = Wide().eval(), (torch.randn(rows, 100), torch.randn(2, 64, 5, 5))
+    graph = capture(model, inputs)
+    in_bf16 = Native().lower(graph, "int8")
+    own = lower(stateless(in_bf16, keeps_groups=True), Library(), is_int8=True).builder.steps
+    found = [s.name for s in own if isinstance(s, Instruction)]
+    assert found.count("gemm_int8") == 5
+    assert found.count("quantize") == 3  # of x, of what follows `first`, of the image
+    expected = model(*inputs)
+    for _ in range(2):
+        error = compare(expected, Native().compile(graph, "int8")(*inputs)).max_error
+        assert 0 < error < 2e-2
+
+
+def test_what_this_processor_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("has_bf16", "has_int8"):
+        monkeypatch.setattr(Library, name, False, raising=False)
+    monkeypatch.setattr(Library, "__init__", lambda self: setattr(self, "isa", "avx2"))
+    with pytest.raises(BackendError, match="no products of int8 for this processor .avx2."):
+        Native.require("int8")
 
 
 IMAGE = torch.randn(2, 4, 5, 7)
@@ -173,14 +223,24 @@ def test_parts_are_written_where_they_are_joined() -> None:
     assert names(graph).count("conv") == 2
 
 
-def test_wide_convolutions_of_three_by_three_take_winograds_way() -> None:
+def test_convolutions_take_the_way_that_suits_them() -> None:
     layers = nn.Sequential(
         nn.Conv2d(24, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 16, 3, padding=(0, 1)),
-        nn.Conv2d(16, 16, 3, stride=2), nn.Conv2d(16, 16, 3, groups=2),
+        nn.Conv2d(16, 16, 3, stride=2), nn.Conv2d(16, 16, 3, groups=2), nn.Conv2d(16, 18, 1),
+        nn.Conv2d(18, 18, 3, groups=6), nn.Conv2d(18, 18, 3, groups=18), nn.Conv2d(18, 1, 3),
+        nn.Conv2d(1, 1, 3, padding=1), nn.ConstantPad2d(400, 0.5),
+        nn.Conv2d(1, 16, 1), nn.Conv2d(16, 16, 3, groups=4, dilation=200),
     ).eval()  # fmt: skip
     x = torch.randn(1, 24, 30, 27)
     graph = capture(layers, (x,))
-    assert names(graph).count("winograd") == names(graph).count("conv") == 2
+    ways = [n for n in names(graph) if n in ("winograd", "conv", "grouped", "gemm", "depthwise")]
+    assert ways == [
+        "winograd", "winograd",
+        "conv", "grouped", "gemm",  # a stride; narrow groups; one tap
+        "conv", "depthwise", "conv",  # groups of three; of one; one filter
+        "depthwise",
+        "gemm", "conv",  # groups of four that read too far around
+    ]  # fmt: skip
     (found,), (expected,) = Native().compile(graph)(x), Reference().compile(graph)(x)
     assert compare((expected,), (found,)).max_error < MAX_ERROR
 

@@ -24,6 +24,8 @@ HEAVY = (
     "torch.distributed.fsdp",
     "torch.distributed.tensor._ops",
     "networkx.algorithms",
+    "torch._dynamo.polyfills.itertools",
+    "torch._inductor.codegen.common",
     "triton",
     "pandas",
     "matplotlib",

@@ -247,7 +247,9 @@ DEPTHWISE = {
 }  # fmt: skip
 
 
-def grouped(channels: int, group: int, size: int, stride: int = 1) -> Case:
+def grouped(
+    channels: int, group: int, size: int, stride: int = 1, kernel: int = 3, dilation: int = 1
+) -> Case:
     """A case of a ResNeXt."""
     return Case(
         channels=channels,
@@ -255,7 +257,7 @@ def grouped(channels: int, group: int, size: int, stride: int = 1) -> Case:
         groups=channels // group,
         size=(1, size, size),
         name="grouped",
-        **plane(3, stride),
+        **plane(kernel, stride, dilation),
     )
 
 
@@ -265,7 +267,15 @@ GROUPED = {
     "256": grouped(256, 8, 14),
     "512": grouped(512, 16, 9),
     "1024": grouped(1024, 32, 7),
-}
+    "wide-s2": grouped(24, 4, 61, 2),
+    "wide-s3": grouped(32, 16, 61, 3),
+    "wide-5x5": grouped(16, 2, 33, 1, 5),
+    "wide-dilated": grouped(48, 8, 33, 1, 3, 2),
+    "3-d": Case(
+        channels=24, filters=24, groups=6, size=(5, 6, 33), kernel=(3, 3, 3), pad=(1, 1, 1),
+        name="grouped",
+    ),
+}  # fmt: skip
 
 
 def with_type(case: Case, dtype: torch.dtype, threads: int) -> Case:

@@ -29,21 +29,28 @@ class Native(Backend):
     """Our own kernels: one program for the whole graph, made in a moment, saved as the graph."""
 
     name = "native"
+    dtypes = ("fp32", "bf16", "int8")
 
     @classmethod
     def require(cls, dtype: Dtype) -> None:
         """Also raises BackendError where the kernels were not built, or have no units for it."""
         super().require(dtype)
         library = Library()
-        if dtype == "bf16" and not library.has_bf16:
+        has = {"fp32": True, "bf16": library.has_bf16, "int8": library.has_int8}
+        if not has[dtype]:
             raise BackendError(
-                f"native has no products of bf16 for this processor ({library.isa})."
+                f"native has no products of {dtype} for this processor ({library.isa})."
             )
+
+    def lower(self, graph: Graph, dtype: Dtype) -> Graph:
+        """In int8, what is not a product by weights is done in bf16."""
+        return super().lower(graph, "bf16" if dtype == "int8" else dtype)
 
     def build(self, graph: Graph, setting: Setting) -> Runnable:
         """The program on as many threads as torch has."""
         form = stateless(graph, keeps_groups=True)
-        return form.runnable(run_of(lower(form, Library()), torch.get_num_threads(), form.blank))
+        lowered = lower(form, Library(), is_int8=setting.dtype == "int8")
+        return form.runnable(run_of(lowered, torch.get_num_threads(), form.blank))
 
 
 def run_of(lowered: Lowered, threads: int, blank: Callable[[], list[Tensor]]) -> Raw:

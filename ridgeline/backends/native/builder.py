@@ -35,6 +35,8 @@ from ridgeline.native.program import MAX_RANK, Step
 
 # Operands that one expression may name; kernels hold their offsets in 64 words.
 _MOST_OPERANDS = 31
+# Products of eight bits take so many values of a row at once.
+_DEPTH_INT8 = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +82,17 @@ class TorchCall:
 
 @dataclass(slots=True)
 class Builder:
-    """steps: the program. constants: tensors that it reads, packed or as they are."""
+    """steps: the program. constants: tensors that it reads, packed or as they are. is_int8: products
+    by weights are of eight bits where that pays.
+    """
 
     library: Library
+    is_int8: bool = False
     steps: list[Instruction | TorchCall] = field(default_factory=list)
     constants: list[Buffer] = field(default_factory=list)
     _known: dict[tuple[object, ...], Buffer] = field(default_factory=dict)
     _kept: list[Tensor] = field(default_factory=list)
+    _quantized: "dict[tuple[object, ...], _Quantized]" = field(default_factory=dict)
 
     # values
 
@@ -172,6 +178,33 @@ class Builder:
                 **{f"y_stride{i}": n for i, n in enumerate(ys)},
             },
         )
+
+    def quantized(self, x: Value, ldx: int, rows: int, width: int) -> Fields:
+        """Rows of a value in eight bits, their scales and smallest values, as gemm_int8 names them;
+        what was made before, where it was.
+        """
+        key = (id(x.buffer), x.place.nbytes, ldx, rows, width)
+        known = self._quantized.get(key)
+        # a step may have been taken back since
+        if (
+            known is None
+            or known.number >= len(self.steps)
+            or self.steps[known.number] is not known.step
+        ):
+            known = self._quantize(x, ldx, rows, width)
+            self._quantized[key] = known
+        return known.fields
+
+    def _quantize(self, x: Value, ldx: int, rows: int, width: int) -> "_Quantized":
+        room = -(-width // _DEPTH_INT8) * _DEPTH_INT8
+        value = self.blank(torch.empty(rows, room, dtype=torch.uint8, device="meta"))
+        scales, lows = (self.blank(torch.empty(rows, device="meta")).place for _ in range(2))
+        fields = {"x_ref": x.place, "y_ref": value.place, "scale_ref": scales, "low_ref": lows}
+        fields |= {"x_type": x.type, "rows": rows, "width": width, "ldx": ldx, "ldy": room}
+        step = Instruction(name="quantize", fields=fields)
+        self.steps.append(step)
+        found = {"x_ref": value.place, "ldx": room, "row_scale_ref": scales, "row_low_ref": lows}
+        return _Quantized(len(self.steps) - 1, step, found)
 
     # trees
 
@@ -299,6 +332,15 @@ class Builder:
                 steps=(*writer.steps, Step("STORE", 0, len(operands) - 1, register)),
             )
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Quantized:
+    """The step that rounds some rows, its number, and how products name what it gives."""
+
+    number: int
+    step: Instruction
+    fields: Fields
 
 
 @dataclass(slots=True)

@@ -39,17 +39,17 @@ class Lowered:
     fallbacks: Mapping[str, str]
 
 
-def lower(form: Stateless, library: Library) -> Lowered:
-    """The steps that compute a stateless graph."""
-    return _Lowering(form, library).run()
+def lower(form: Stateless, library: Library, *, is_int8: bool = False) -> Lowered:
+    """The steps that compute a stateless graph. is_int8: products by weights in eight bits."""
+    return _Lowering(form, Builder(library, is_int8=is_int8)).run()
 
 
 class _Lowering:
     """One graph under way."""
 
-    def __init__(self, form: Stateless, library: Library) -> None:
+    def __init__(self, form: Stateless, builder: Builder) -> None:
         self._form = form
-        self._builder = Builder(library)
+        self._builder = builder
         self._values: dict[fx.Node, object] = {}
         self._fallbacks: dict[str, str] = {}
         listed = form.module.graph.output_node().args[0]

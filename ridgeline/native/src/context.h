@@ -58,7 +58,7 @@ using Kernel = void (*)(const Context&, const int64_t* words);
 struct Kernels {
     const char* name;
     Kernel instructions[NUM_OPCODES];
-    bool has_bf16;  // products of bf16
+    bool has_bf16, has_int8;  // units for products of them
     int64_t (*packed_nbytes)(int64_t type, int64_t n, int64_t k);
     void (*pack)(int64_t type, int64_t n, int64_t k, const void* w, int64_t stride_n,
                  int64_t stride_k, void* packed);

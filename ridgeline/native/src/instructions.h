@@ -42,6 +42,15 @@ constexpr int64_t MAX_RANK = 6;
     /* y[m, n] = x[m, k] @ w + bias. w: packed by rl_pack, of the type of x; rows of x and y      \
        lie ldx, ldy apart; bias: fp32 or ABSENT */                                                \
     I(gemm, 1, "x_ref w_ref bias_ref y_ref x_type y_type m n k ldx ldy")                          \
+    /* rows of x in eight bits: x = low + scale y of whole numbers y from 0 to 255, every row from  \
+       its smallest to its largest; values from width to ldy are 0 */                             \
+    I(quantize, 0, "x_ref y_ref scale_ref low_ref x_type rows width ldx ldy")                     \
+    /* y[m, n] = column_scale[n] row_scale[m] (x[m, k] @ w) + row_low[m] column_low[n] + bias[n].  \
+       x: as quantize gives it, ldx a multiple of 64; w: packed by rl_pack as I8; the others fp32, \
+       bias may be ABSENT, column_low is that of a row of ones */                                 \
+    I(gemm_int8, 1,                                                                               \
+      "x_ref w_ref row_scale_ref row_low_ref column_scale_ref column_low_ref bias_ref y_ref "     \
+      "y_type m n k ldx ldy")                                                                     \
     /* batch products y[b] = alpha x[b] @ w[b] of computed operands; w[b] is (n, k) row by row    \
        where is_transposed, else (k, n). Two batch dimensions (outer, inner) with their strides   \
        (0 repeats), which an expression of rank 4 has before row and column */                    \
@@ -69,7 +78,8 @@ constexpr int64_t MAX_RANK = 6;
       "stride_width pad_depth pad_height pad_width dilation_depth dilation_height "               \
       "dilation_width ldx ldy")                                                                   \
     /* convolution of groups with as many channels as filters, `group`: a power of two up to 32;  \
-       w: (taps, group, channels) fp32, of each filter its group's */                             \
+       w: (taps, group, channels) fp32, of each filter its group's. Weights of one vector and the \
+       positions that a row of y reads have to fit into the scratch memory (grouped.cpp) */       \
     I(grouped, 1,                                                                                 \
       "x_ref w_ref bias_ref y_ref x_type y_type batch depth height width channels out_depth "     \
       "out_height out_width kernel_depth kernel_height kernel_width stride_depth stride_height "  \

@@ -10,7 +10,7 @@
 namespace rl {
 namespace {
 
-constexpr int64_t ABI_VERSION = 1;
+constexpr int64_t ABI_VERSION = 2;
 
 struct Entry {
     Kernel kernel;
@@ -99,6 +99,11 @@ const char* rl_isa(const char* name) {
 bool rl_has_bf16(const char* isa) {
     const rl::Kernels* found = rl::find_kernels(isa);
     return found && found->has_bf16;
+}
+
+bool rl_has_int8(const char* isa) {
+    const rl::Kernels* found = rl::find_kernels(isa);
+    return found && found->has_int8;
 }
 
 // The table of instructions and steps, by number; null beyond the last.

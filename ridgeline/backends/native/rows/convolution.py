@@ -1,4 +1,6 @@
-"""Convolutions, channels last: as products over positions and taps, or channel by channel."""
+"""Convolutions, channels last: as products over positions and taps, channel by channel, or by
+vectors of the channels of narrow groups.
+"""
 
 from collections.abc import Sequence
 from math import prod
@@ -17,9 +19,10 @@ from ridgeline.native.winograd import winograd_tile, winograd_weights
 _MOST_TAPS, _MOST_CHANNELS = 4096, 16384
 _AXES = ("depth", "height", "width")
 # Channels per group of what is computed vector by vector; wider groups are products of their own.
-# Copied for it are vectors of 16 channels from the positions that a row of the output, and up to 14
-# columns more, reads.
-_GROUPS, _COLUMNS, _MOST_POSITIONS = (1, 2, 4, 8, 16), 14, 32768
+_GROUPS = (2, 4, 8, 16)
+# Copied for it are the positions that a row of the output, and up to 14 columns more, reads, 64 bytes
+# of each; that and as many weights have room in the scratch memory.
+_COLUMNS, _MOST_POSITIONS = 14, 30000
 
 
 def _convolution(call: Call) -> Result:
@@ -124,11 +127,12 @@ def _way(call: Call, x: Value, weight: Tensor, groups: int, positions: int) -> t
     input that one row of the output reads.
     """
     filters, group = weight.shape[:2]
+    if groups == x.shape[1] == filters:
+        return "depthwise", {"w_ref": _by_channel(call, weight)}
     is_lean = max(positions, prod(weight.shape[1:])) <= _MOST_POSITIONS
-    if groups == 1 or filters != x.shape[1] or group not in _GROUPS or (group > 1 and not is_lean):
-        return "conv", _by_group(call, x, weight, groups)
-    fields: Fields = {"w_ref": _by_channel(call, weight)}
-    return ("depthwise", fields) if group == 1 else ("grouped", {**fields, "group": group})
+    if groups > 1 and filters == x.shape[1] and group in _GROUPS and is_lean:
+        return "grouped", {"w_ref": _by_channel(call, weight), "group": group}
+    return "conv", _by_group(call, x, weight, groups)
 
 
 def _by_channel(call: Call, weight: Tensor) -> Place:

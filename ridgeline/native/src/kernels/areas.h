@@ -124,53 +124,65 @@ inline void copy_tails(const Product& p, int64_t first, int64_t last, uint16_t* 
         _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(mask, x + row * p.ldx));
 }
 
-// An area in tiles. All blocks of rows are of one size, as the tiles are configured once; the last
-// one begins among the rows of the one before it and skips those. tails: room for DEPTH values of
-// each row. Ahead is asked for the rows that follow where w is near, else for the next strips.
-inline void multiply_area_in_tiles(const Product& p, const uint16_t* w, const Output& output, Tiles& tiles,
-                                   Register* registers, const Area& area, uint16_t* tails, bool is_w_near) {
-    const Strips strips(p.n, p.k);
-    const uint16_t* x = reinterpret_cast<const uint16_t*>(p.x);
+// An area in tiles, block by block: put(block, place). All blocks of rows are of one size, as the
+// tiles are configured once; the last one begins among the rows of the one before it and skips those.
+// tails: room for DEPTH values of each row, for bf16; of eight bits k is a multiple of their depth.
+// Ahead is asked for the rows that follow where w is near, else for the next strips.
+template <class T, class Put>
+inline void multiply_area_in_tiles(const Product& p, const T* w, Tiles& tiles, const Area& area, T* tails,
+                                   bool is_w_near, Put put) {
+    constexpr int64_t DEPTH = DEPTH_OF<T>;
+    const Strips strips(p.n, p.k, DEPTH);
+    const T* x = reinterpret_cast<const T*>(p.x);
     const int64_t rows = area.last - area.first, down = rows > SIDE ? 2 : 1, most = 4 / down;
     const int64_t blocks = parts_of(rows, down * SIDE), height = parts_of(rows, blocks);
     const int64_t upper = parts_of(height, down), depth = p.k / DEPTH;
     const int64_t calls = parts_of(area.to - area.from, most) * blocks;
-    const int64_t x_lines = is_w_near ? parts_of(rows * p.ldx * 2, 64 * calls * strips.steps) : 0;
+    const int64_t x_lines = is_w_near ? parts_of(rows * p.ldx * int64_t(sizeof(T)), 64 * calls * strips.steps) : 0;
     const char* next_x = reinterpret_cast<const char*>(x + area.last * p.ldx);
-    if (p.k % DEPTH) copy_tails(p, area.first, area.last, tails);
+    if constexpr (sizeof(T) == 2)
+        if (p.k % DEPTH) copy_tails(p, area.first, area.last, tails);
     tiles.configure(upper, down == 2 ? height - upper : upper);
     for (int64_t strip = area.from; strip < area.to; strip += most) {
         const int64_t across = std::min(area.to - strip, most);
-        const uint16_t* own = w + strip * strips.stride();
+        const T* own = w + strip * strips.stride();
         const int64_t lines = is_w_near ? x_lines : down == 1 ? 0 : across * SIDE / blocks;
         const char* next = is_w_near ? next_x : reinterpret_cast<const char*>(own + across * strips.stride());
         for (int64_t b = 0; b < blocks; ++b, next += lines * strips.steps * 64) {
             const int64_t wanted = area.first + b * height, row = std::min(wanted, area.last - height);
-            const uint16_t *from = x + row * p.ldx, *tail = tails + (row - area.first) * DEPTH;
-            const Rows pieces[] = {{{from, from + upper * p.ldx}, p.ldx, depth},
-                                   {{tail, tail + upper * DEPTH}, DEPTH, p.k % DEPTH ? 1 : 0}};
-            const Block block = {pieces, 2, own, strips.stride(), next, lines};
-            product(block, output, registers,
-                    {row, strip * SIDE, {upper, height - upper}, down, across, wanted - row});
+            const T *from = x + row * p.ldx, *tail = tails + (row - area.first) * DEPTH;
+            const RowsOf<T> pieces[] = {{{from, from + upper * p.ldx}, p.ldx, depth},
+                                        {{tail, tail + upper * DEPTH}, DEPTH, p.k % DEPTH ? 1 : 0}};
+            const BlockOf<T> block = {pieces, 2, own, strips.stride(), next, lines};
+            put(block, Place{row, strip * SIDE, {upper, height - upper}, down, across, wanted - row});
         }
         next_x += blocks * x_lines * strips.steps * 64;
     }
 }
 
 // The results of an area in tiles, in blocks of rows as for fp32, with as much scratch memory.
-inline void multiply_blocks_in_tiles(const Product& p, const uint16_t* w, const Output& output, Tiles& tiles,
-                                     const Area& area) {
+template <class T, class Put>
+inline void multiply_blocks_in_tiles(const Product& p, const T* w, Tiles& tiles, const Area& area, char* scratch,
+                                     Put put) {
     if (area.is_empty()) return;
-    alignas(64) Register registers[REGISTERS];
-    const int64_t row_nbytes = std::max(p.k, DEPTH) * 2, rows = area.last - area.first;
+    const int64_t row_nbytes = std::max(p.k * int64_t(sizeof(T)), int64_t(64)), rows = area.last - area.first;
     const bool is_w_near = (area.to - area.from) * SIDE * row_nbytes <= L2_NBYTES;
     const int64_t fitting = std::max((is_w_near ? L1_NBYTES : L2_NBYTES) / row_nbytes, 2 * SIDE);
     const int64_t chunks = parts_of(rows, fitting / (2 * SIDE) * (2 * SIDE));
     for (int64_t i = 0; i < chunks; ++i)
-        multiply_area_in_tiles(p, w, output, tiles, registers,
+        multiply_area_in_tiles(p, w, tiles,
                                {area.first + rows * i / chunks, area.first + rows * (i + 1) / chunks,
                                 area.from, area.to},
-                               reinterpret_cast<uint16_t*>(output.context.scratch), is_w_near);
+                               reinterpret_cast<T*>(scratch), is_w_near, put);
+}
+
+// Of bf16, through the expression to y.
+inline void multiply_blocks_in_tiles(const Product& p, const uint16_t* w, const Output& output, Tiles& tiles,
+                                     const Area& area) {
+    alignas(64) Register registers[REGISTERS];
+    multiply_blocks_in_tiles(p, w, tiles, area, output.context.scratch, [&](const Block& block, const Place& place) {
+        product(block, output, registers, place);
+    });
 }
 #endif
 

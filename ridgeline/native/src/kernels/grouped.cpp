@@ -74,8 +74,8 @@ struct Strip {
     }
 };
 
-// COLUMNS_OF_GROUPS columns of the output. rows: `count` of the strip, with their weights. WIDTH and
-// STRIDE: the window's, of dilation 1; 0: as the window says.
+// COLUMNS_OF_GROUPS columns of the output. lines: `count` rows of the strip, by their addresses, and
+// where their weights are. WIDTH and STRIDE: the window's, of dilation 1; 0: as the window says.
 template <class Reader, int WIDTH, int STRIDE>
 void put_columns(const Channelwise& op, const Reader& reader, int64_t item, const Line* lines, int64_t count,
                  const Place& place) {

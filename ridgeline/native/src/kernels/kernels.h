@@ -12,5 +12,6 @@ int64_t packed_nbytes(int64_t type, int64_t n, int64_t k);
 void pack(int64_t type, int64_t n, int64_t k, const void* w, int64_t stride_n, int64_t stride_k,
           void* packed);
 bool has_bf16();
+bool has_int8();
 
 }  // namespace rl::RL_ISA

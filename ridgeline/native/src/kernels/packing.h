@@ -99,4 +99,14 @@ inline void pack_strip(const uint16_t* w, int64_t stride_n, int64_t stride_k, in
 }
 #endif
 
+#if defined(__AMX_INT8__)
+// The same of eight bits: four values of k side by side for each column.
+inline void pack_strip(const int8_t* w, int64_t stride_n, int64_t stride_k, int64_t k, int64_t cols, int8_t* to) {
+    constexpr int64_t DEPTH = DEPTH_OF<int8_t>;
+    for (int64_t i = 0; i < (k + DEPTH - 1) / DEPTH * DEPTH; ++i)
+        for (int64_t c = 0; c < SIDE; ++c)
+            to[(i / 4 * SIDE + c) * 4 + i % 4] = c < cols && i < k ? w[c * stride_n + i * stride_k] : 0;
+}
+#endif
+
 }  // namespace rl::RL_ISA

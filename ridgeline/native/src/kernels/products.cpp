@@ -10,11 +10,20 @@ bool has_bf16() { return true; }
 #else
 bool has_bf16() { return false; }
 #endif
+#if defined(__AMX_INT8__)
+bool has_int8() { return true; }
+#else
+bool has_int8() { return false; }
+#endif
 
 int64_t packed_nbytes(int64_t type, int64_t n, int64_t k) {
 #if defined(__AMX_BF16__)
     if (type == BF16) return Strips(n, k).size() * sizeof(uint16_t);
 #endif
+#if defined(__AMX_INT8__)
+    if (type == I8) return Strips(n, k, DEPTH_OF<int8_t>).size();
+#endif
+    if (type == I8) return n * k;
     return Panels(n, k).size() * sizeof(float);
 }
 
@@ -30,13 +39,24 @@ void pack_panels(const Panels& panels, const W* w, int64_t stride_n, int64_t str
 }
 
 #if defined(__AMX_BF16__)
-void pack_strips(int64_t n, int64_t k, const uint16_t* w, int64_t stride_n, int64_t stride_k, uint16_t* to) {
-    const Strips strips(n, k);
+template <class T>
+void pack_strips(int64_t n, int64_t k, const T* w, int64_t stride_n, int64_t stride_k, T* to) {
+    const Strips strips(n, k, DEPTH_OF<T>);
     for (int64_t s = 0; s < strips.count; ++s)
         pack_strip(w + s * SIDE * stride_n, stride_n, stride_k, k, std::min(SIDE, n - s * SIDE),
                    to + s * strips.stride());
 }
 #endif
+
+// As they are given to gemm_int8: in strips, or row by row.
+void pack_int8(int64_t n, int64_t k, const int8_t* w, int64_t stride_n, int64_t stride_k, int8_t* to) {
+#if defined(__AMX_INT8__)
+    pack_strips(n, k, w, stride_n, stride_k, to);
+#else
+    for (int64_t c = 0; c < n; ++c)
+        for (int64_t i = 0; i < k; ++i) *to++ = w[c * stride_n + i * stride_k];
+#endif
+}
 
 }  // namespace
 
@@ -44,6 +64,8 @@ void pack(int64_t type, int64_t n, int64_t k, const void* w, int64_t stride_n, i
           void* packed) {
     const uint16_t* narrow = static_cast<const uint16_t*>(w);
     float* to = static_cast<float*>(packed);
+    if (type == I8)
+        return pack_int8(n, k, static_cast<const int8_t*>(w), stride_n, stride_k, static_cast<int8_t*>(packed));
     if (type == F32) return pack_panels(Panels(n, k), static_cast<const float*>(w), stride_n, stride_k, to);
 #if defined(__AMX_BF16__)
     pack_strips(n, k, narrow, stride_n, stride_k, static_cast<uint16_t*>(packed));

@@ -13,6 +13,7 @@ const Kernels& RL_ISA_TABLE() {
 #undef RL_ENTRY
         },
         RL_ISA::has_bf16(),
+        RL_ISA::has_int8(),
         RL_ISA::packed_nbytes,
         RL_ISA::pack,
     };

@@ -1,9 +1,10 @@
-// Products of bf16 with packed weights in AMX tiles: what panel.h is for fp32.
+// Products of bf16, or of whole numbers of eight bits, with packed weights in AMX tiles: what panel.h
+// is for fp32.
 //
 // Packed weights w[n, k] stand in strips of SIDE columns (outputs n): strip s holds a tile for every
-// DEPTH values of k, of DEPTH / 2 rows with two values of k side by side for each column. Beyond n
-// and k there are zeros. Taps of a convolution follow each other in k, so that one whose channels
-// are a multiple of DEPTH can be read tap by tap, where its rows lie.
+// DEPTH values of k (twice as many of eight bits), of SIDE rows with two (four) values of k side by
+// side for each column. Beyond n and k there are zeros. Taps of a convolution follow each other in k,
+// so that one whose channels are a multiple of DEPTH can be read tap by tap, where its rows lie.
 //
 //   const Strips strips(n, k);
 //   const Output output = {context, expression, bias, y, y_type, ldy, n};
@@ -24,16 +25,19 @@
 namespace rl::RL_ISA {
 
 constexpr int64_t SIDE = 16;   // rows and columns of fp32 sums in a tile
-constexpr int64_t DEPTH = 32;  // values of bf16 in a row of a tile
+template <class T>
+constexpr int64_t DEPTH_OF = 64 / int64_t(sizeof(T));  // values in a row of a tile
+constexpr int64_t DEPTH = DEPTH_OF<uint16_t>;          // of bf16
 static_assert(SIDE == LANES && 2 * SIDE * SIDE <= TILE);
 
 // How the columns of a matrix (n, k) are cut into strips.
 struct Strips {
-    int64_t count, steps;
+    int64_t count, steps, depth;
 
-    Strips(int64_t n, int64_t k) : count((n + SIDE - 1) / SIDE), steps((k + DEPTH - 1) / DEPTH) {}
+    Strips(int64_t n, int64_t k, int64_t depth = DEPTH)
+        : count((n + SIDE - 1) / SIDE), steps((k + depth - 1) / depth), depth(depth) {}
 
-    int64_t stride() const { return steps * DEPTH * SIDE; }  // from strip to strip, in values
+    int64_t stride() const { return steps * depth * SIDE; }  // from strip to strip, in values
     int64_t size() const { return count * stride(); }
 };
 
@@ -75,57 +79,80 @@ class Tiles {
     int64_t first_ = 0, second_ = 0;
 };
 
-// Rows of x, those of each tile `step` values apart: `depth` times DEPTH values of each.
-struct Rows {
-    const uint16_t* first[2];
+// Rows of x, those of each tile `step` values apart: `depth` times DEPTH_OF<T> values of each.
+template <class T>
+struct RowsOf {
+    const T* first[2];
     int64_t step, depth;
 };
+using Rows = RowsOf<uint16_t>;
 
 // Up to two tiles of rows times up to four strips. The pieces follow each other in k.
-struct Block {
-    const Rows* pieces;
+template <class T>
+struct BlockOf {
+    const RowsOf<T>* pieces;
     int64_t num_pieces;
-    const uint16_t* w;
+    const T* w;
     int64_t w_stride;         // from strip to strip, in values
     const void* ahead;        // read soon, as the next weights are
     int64_t lines_ahead = 0;  // how many lines of it are asked into the second cache per step
 };
+using Block = BlockOf<uint16_t>;
 
-template <int DOWN, int ACROSS>
-void multiply_tiles(const Block& block) {
+// sums += x w, of eight bits x without a sign; the numbers of tiles have to be written out
+#define RL_MULTIPLY(sums, x, w)          \
+    if constexpr (sizeof(T) == 2)        \
+        _tile_dpbf16ps(sums, x, w);      \
+    else                                 \
+        _tile_dpbusd(sums, x, w)
+
+template <int DOWN, int ACROSS, class T>
+void multiply_tiles(const BlockOf<T>& block) {
     static_assert(DOWN == 1 ? ACROSS <= 4 : ACROSS <= 2);
-    const uint16_t* w = block.w;
+    constexpr int64_t DEPTH = DEPTH_OF<T>;
+    const T* w = block.w;
     const int64_t next = block.w_stride;
     const char* ahead = static_cast<const char*>(block.ahead);
     for (int64_t p = 0; p < block.num_pieces; ++p) {
-        const Rows& rows = block.pieces[p];
-        const uint16_t *first = rows.first[0], *second = rows.first[1];
-        const int64_t step = rows.step * 2;
+        const RowsOf<T>& rows = block.pieces[p];
+        const T *first = rows.first[0], *second = rows.first[1];
+        const int64_t step = rows.step * int64_t(sizeof(T));
         for (int64_t i = 0; i < rows.depth; ++i, first += DEPTH, second += DEPTH, w += DEPTH * SIDE) {
             for (int64_t line = 0; line < block.lines_ahead; ++line, ahead += 64)
                 __builtin_prefetch(ahead, 0, 2);
             _tile_loadd(4, first, step);
             _tile_loadd(6, w, 64);
-            _tile_dpbf16ps(0, 4, 6);
+            RL_MULTIPLY(0, 4, 6);
             if constexpr (ACROSS > 1) {
                 _tile_loadd(7, w + next, 64);
-                _tile_dpbf16ps(1, 4, 7);
+                RL_MULTIPLY(1, 4, 7);
             }
             if constexpr (DOWN == 2) {
                 _tile_loadd(5, second, step);
-                _tile_dpbf16ps(2, 5, 6);
-                if constexpr (ACROSS > 1) _tile_dpbf16ps(3, 5, 7);
+                RL_MULTIPLY(2, 5, 6);
+                if constexpr (ACROSS > 1) { RL_MULTIPLY(3, 5, 7); }
             }
             if constexpr (ACROSS > 2) {
                 _tile_loadd(6, w + 2 * next, 64);
-                _tile_dpbf16ps(2, 4, 6);
+                RL_MULTIPLY(2, 4, 6);
             }
             if constexpr (ACROSS > 3) {
                 _tile_loadd(7, w + 3 * next, 64);
-                _tile_dpbf16ps(3, 4, 7);
+                RL_MULTIPLY(3, 4, 7);
             }
         }
     }
+}
+#undef RL_MULTIPLY
+
+template <class T>
+void multiply_tiles(const BlockOf<T>& block, int64_t down, int64_t across) {
+    if (down == 2)
+        across == 2 ? multiply_tiles<2, 2>(block) : multiply_tiles<2, 1>(block);
+    else if (across > 2)
+        across == 4 ? multiply_tiles<1, 4>(block) : multiply_tiles<1, 3>(block);
+    else
+        across == 2 ? multiply_tiles<1, 2>(block) : multiply_tiles<1, 1>(block);
 }
 
 // Where a block's sums belong: `rows` of them from `row` on, those of the first tile `first`.
@@ -177,12 +204,7 @@ void finish_pair(const Output& output, Register* registers, int64_t row, int64_t
 // A whole block from the bias to y.
 inline void product(const Block& block, const Output& output, Register* registers, const Place& p) {
     start_tiles(output, p.column, p.down, p.across);
-    if (p.down == 2)
-        p.across == 2 ? multiply_tiles<2, 2>(block) : multiply_tiles<2, 1>(block);
-    else if (p.across > 2)
-        p.across == 4 ? multiply_tiles<1, 4>(block) : multiply_tiles<1, 3>(block);
-    else
-        p.across == 2 ? multiply_tiles<1, 2>(block) : multiply_tiles<1, 1>(block);
+    multiply_tiles(block, p.down, p.across);
     finish_pair<0>(output, registers, p.row, p.column, p.rows[0], p.skip, std::min<int64_t>(p.across, 2));
     if (p.down == 2)
         finish_pair<1>(output, registers, p.row + p.rows[0], p.column, p.rows[1],

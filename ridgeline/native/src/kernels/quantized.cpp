@@ -1,0 +1,155 @@
+// quantize and gemm_int8: products of whole numbers of eight bits, every row of x and every column of
+// w on a scale of its own, that of a row found when it is known (dynamic quantisation).
+#include "areas.h"
+#include "kernels.h"
+#include "masked.h"
+#include "unrolled.h"
+
+namespace rl::RL_ISA {
+namespace {
+
+constexpr float LARGEST_UINT8 = 255;
+
+typedef uint8_t VB __attribute__((vector_size(LANES)));
+
+inline void store_bytes(uint8_t* to, V value) {
+    const VB bytes = __builtin_convertvector(__builtin_convertvector(round_to_even(value), VI), VB);
+    std::memcpy(to, &bytes, sizeof bytes);
+}
+
+struct Range {
+    float scale, low;
+};
+
+template <class X>
+Range quantize_row(const X* x, int64_t width, int64_t room, uint8_t* y) {
+    V low = splat(widen(x[0])), high = low;
+    int64_t c = 0;
+    for (; c + LANES <= width; c += LANES) {
+        const V value = load(x + c);
+        low = min(low, value), high = max(high, value);
+    }
+    if (c < width) {
+        const V value = first_of(load_some(x + c, width - c), width - c, low);
+        low = min(low, value), high = max(high, value);
+    }
+    const float least = fold(low, [](V a, V b) { return min(a, b); }), span = largest_of(high) - least;
+    const float inverse = span > 0 ? LARGEST_UINT8 / span : 0;
+    for (c = 0; c + LANES <= width; c += LANES) store_bytes(y + c, (load(x + c) - least) * inverse);
+    for (; c < width; ++c) y[c] = uint8_t(std::nearbyint((widen(x[c]) - least) * inverse));
+    std::memset(y + width, 0, room - width);
+    return {span / LARGEST_UINT8, least};
+}
+
+template <class X>
+void quantize_rows(const Context& context, const int64_t* words) {
+    const int64_t rows = words[5], width = words[6], ldx = words[7], ldy = words[8];
+    float *scales = context.at<float>(words[2]), *lows = context.at<float>(words[3]);
+    int64_t first, last;
+    context.share(rows, first, last);
+    for (int64_t row = first; row < last; ++row) {
+        const Range found = quantize_row(context.at<X>(words[0]) + row * ldx, width, ldy, context.at<uint8_t>(words[1]) + row * ldy);
+        scales[row] = found.scale, lows[row] = found.low;
+    }
+}
+
+// What turns sums of whole numbers into results.
+struct Scales {
+    const float *rows, *row_lows, *columns, *column_lows, *bias;
+};
+
+// rows x cols sums, `step` apart, to y.
+void finish_sums(const Output& output, const Scales& scales, const int32_t* sums, int64_t step, Register* registers,
+                 int64_t row, int64_t column, int64_t rows, int64_t cols) {
+    float* to = registers[0];
+    for (int64_t r = 0; r < rows; ++r, to += cols, sums += step) {
+        const float scale = scales.rows[row + r], low = scales.row_lows[row + r];
+        for (int64_t c = 0; c < cols; c += LANES) {
+            const int64_t lanes = std::min(LANES, cols - c);
+            VI whole;
+            std::memcpy(&whole, sums + c, sizeof whole);
+            V value = __builtin_convertvector(whole, V) * (load_first(scales.columns + column + c, lanes) * scale) +
+                      load_first(scales.column_lows + column + c, lanes) * low;
+            if (scales.bias) value += load_first(scales.bias + column + c, lanes);
+            store(to + c, value);
+        }
+    }
+    finish(output, registers, row, column, rows, cols);
+}
+
+#if defined(__AMX_INT8__)
+// Two neighbouring tiles of sums to y.
+template <int PAIR>
+void finish_tiles(const Output& output, const Scales& scales, Register* registers, int64_t row, int64_t column,
+                  int64_t rows, int64_t skip, int64_t tiles) {
+    if (skip >= rows) return;
+    alignas(64) int32_t held[2 * SIDE * SIDE];
+    const int64_t width = tiles * SIDE, step = width * int64_t(sizeof(int32_t));
+    if constexpr (PAIR == 0) {
+        _tile_stored(0, held, step);
+        if (tiles > 1) _tile_stored(1, held + SIDE, step);
+    } else {
+        _tile_stored(2, held, step);
+        if (tiles > 1) _tile_stored(3, held + SIDE, step);
+    }
+    asm volatile("" ::: "memory");
+    finish_sums(output, scales, held + skip * width, width, registers, row + skip, column, rows - skip,
+                std::min(width, output.n - column));
+}
+
+void multiply_int8(Product p, const int8_t* w, const Output& output, const Scales& scales, const Area& own) {
+    alignas(64) Register registers[REGISTERS];
+    Tiles tiles;
+    p.k = parts_of(p.k, DEPTH_OF<int8_t>) * DEPTH_OF<int8_t>;  // with the zeros that follow
+    multiply_blocks_in_tiles(p, w, tiles, own, output.context.scratch, [&](const BlockOf<int8_t>& block, const Place& at) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+        multiply_tiles(block, at.down, at.across);
+        finish_tiles<0>(output, scales, registers, at.row, at.column, at.rows[0], at.skip, std::min<int64_t>(at.across, 2));
+        if (at.down == 2)
+            finish_tiles<1>(output, scales, registers, at.row + at.rows[0], at.column, at.rows[1],
+                            std::max<int64_t>(at.skip - at.rows[0], 0), at.across);
+        else if (at.across > 2)
+            finish_tiles<1>(output, scales, registers, at.row, at.column + 2 * SIDE, at.rows[0], at.skip, at.across - 2);
+    });
+}
+#else
+// Row by row: right, not fast. Backends ask has_int8 first.
+void multiply_int8(const Product& p, const int8_t* w, const Output& output, const Scales& scales, const Area& own) {
+    alignas(64) Register registers[REGISTERS];
+    constexpr int64_t WIDTH = 16 * LANES;
+    alignas(64) int32_t sums[WIDTH];
+    const int64_t last = std::min(own.to * LANES, p.n), k = p.k;
+    for (int64_t row = own.first; row < own.last; ++row)
+        for (int64_t column = own.from * LANES; column < last; column += WIDTH) {
+            const int64_t cols = std::min(WIDTH, last - column);
+            const uint8_t* x = reinterpret_cast<const uint8_t*>(p.x) + row * p.ldx;
+            for (int64_t c = 0; c < cols; ++c) {
+                const int8_t* own_w = w + (column + c) * k;
+                int32_t sum = 0;
+                for (int64_t i = 0; i < k; ++i) sum += int32_t(x[i]) * int32_t(own_w[i]);
+                sums[c] = sum;
+            }
+            finish_sums(output, scales, sums, WIDTH, registers, row, column, 1, cols);
+        }
+}
+#endif
+
+}  // namespace
+
+void quantize(const Context& context, const int64_t* words) {
+    words[4] == F32 ? quantize_rows<float>(context, words) : quantize_rows<uint16_t>(context, words);
+}
+
+void gemm_int8(const Context& context, const int64_t* words) {
+    const Product p = {context.at(words[0]), words[9], words[10], words[11], words[12]};
+    const Expression e(words + 14);
+    const Output output = {context, e, nullptr, context.at(words[7]), words[8], words[13], p.n};
+    const Scales scales = {context.at<float>(words[2]), context.at<float>(words[3]), context.at<float>(words[4]),
+                           context.at<float>(words[5]), context.at<float>(words[6])};
+    multiply_int8(p, context.at<int8_t>(words[1]), output, scales, own_area(context, p));
+}
+
+}  // namespace rl::RL_ISA
