@@ -94,7 +94,7 @@ def names(graph: Graph) -> list[str]:
 
 
 class Wide(nn.Module):
-    """Two products of one input, wide enough for eight bits, a third and a pointwise convolution."""
+    """Products of one input, wide enough for eight bits, one more, a pointwise convolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def test_what_this_processor_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("has_bf16", "has_int8"):
         monkeypatch.setattr(Library, name, False, raising=False)
     monkeypatch.setattr(Library, "__init__", lambda self: setattr(self, "isa", "avx2"))
-    with pytest.raises(BackendError, match="no products of int8 for this processor .avx2."):
+    with pytest.raises(BackendError, match="no products of int8 for this processor"):
         Native.require("int8")
 
 

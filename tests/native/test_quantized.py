@@ -90,8 +90,10 @@ def _check(
 
 
 @each_library
-@given(m=st.integers(1, 70), n=st.integers(1, 70), k=st.integers(1, 200), y=TYPES,
-       has_bias=st.booleans(), threads=st.integers(1, 3), with_expression=st.booleans())  # fmt: skip
+@given(
+    m=st.integers(1, 70), n=st.integers(1, 70), k=st.integers(1, 200), y=TYPES,
+    has_bias=st.booleans(), threads=st.integers(1, 3), with_expression=st.booleans(),
+)  # fmt: skip
 @settings(max_examples=60, deadline=None)
 def test_products_of_any_shape(
     library: Library, m: int, n: int, k: int, y: torch.dtype, has_bias: bool, threads: int,

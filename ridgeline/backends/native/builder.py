@@ -82,8 +82,8 @@ class TorchCall:
 
 @dataclass(slots=True)
 class Builder:
-    """steps: the program. constants: tensors that it reads, packed or as they are. is_int8: products
-    by weights are of eight bits where that pays.
+    """steps: the program. constants: tensors that it reads, packed or as they are. is_int8: whether
+    products by weights are of eight bits where that pays.
     """
 
     library: Library
@@ -185,12 +185,8 @@ class Builder:
         """
         key = (id(x.buffer), x.place.nbytes, ldx, rows, width)
         known = self._quantized.get(key)
-        # a step may have been taken back since
-        if (
-            known is None
-            or known.number >= len(self.steps)
-            or self.steps[known.number] is not known.step
-        ):
+        there = self.steps[known.number : known.number + 1] if known else []
+        if known is None or not there or there[0] is not known.step:  # it may have been taken back
             known = self._quantize(x, ldx, rows, width)
             self._quantized[key] = known
         return known.fields

@@ -20,8 +20,8 @@ _MOST_TAPS, _MOST_CHANNELS = 4096, 16384
 _AXES = ("depth", "height", "width")
 # Channels per group of what is computed vector by vector; wider groups are products of their own.
 _GROUPS = (2, 4, 8, 16)
-# Copied for it are the positions that a row of the output, and up to 14 columns more, reads, 64 bytes
-# of each; that and as many weights have room in the scratch memory.
+# Copied for it are the positions that a row of the output, and up to 14 columns more, reads, 64
+# bytes of each; that and as many weights have room in the scratch memory.
 _COLUMNS, _MOST_POSITIONS = 14, 30000
 
 

@@ -11,9 +11,8 @@ from ridgeline.backends.native.tree import Fields, Host, Tree
 from ridgeline.backends.native.value import Place, Value, as_matrix, joined
 from ridgeline.errors import UnsupportedOp
 
-
-# Columns from which on a product of eight bits saves more than it costs to round its rows: that takes
-# about 6 cycles per 16 values, and tiles take 16 x 64 of them by 16 columns in 16.
+# Columns from which on a product of eight bits saves more than it costs to round its rows: that is
+# some 6 cycles per 16 values, and a tile of 16 x 64 of them by 16 columns is multiplied in 16.
 _LEAST_COLUMNS, _LEAST_DEPTH = 256, 64
 _MOST_DEPTH = 2**16  # so that sums of 255 x 127 stay within 32 bits
 _LARGEST_INT8 = 127
