@@ -51,15 +51,16 @@ def _sparing() -> Iterator[None]:
     """
     import torch.distributed
 
-    placeholders = {name: _Placeholder(name) for name in _SPARED if name not in sys.modules}
-    blocked = {} if _SHARDED_MODULES in sys.modules else {_SHARDED_MODULES: None}
-    sys.modules.update({**placeholders, **blocked})  # type: ignore[arg-type]  # None: not found
+    stand_ins: dict[str, ModuleType | None] = {name: _Placeholder(name) for name in _SPARED}
+    stand_ins[_SHARDED_MODULES] = None  # imported, it is not found
+    added = {name: module for name, module in stand_ins.items() if name not in sys.modules}
+    sys.modules.update(added)  # type: ignore[arg-type]
     try:
         with patch.object(torch.distributed, "is_available", lambda: False):
             yield
         _ask_once()
     finally:
-        for name in (*placeholders, *blocked):
+        for name in added:
             sys.modules.pop(name, None)
 
 

@@ -183,7 +183,7 @@ class Builder:
         """Rows of a value in eight bits, their scales and smallest values, as gemm_int8 names them;
         what was made before, where it was.
         """
-        key = (id(x.buffer), x.place.nbytes, ldx, rows, width)
+        key = (x.buffer, x.place.nbytes, ldx, rows, width)
         known = self._quantized.get(key)
         there = self.steps[known.number : known.number + 1] if known else []
         if known is None or not there or there[0] is not known.step:  # it may have been taken back
@@ -195,11 +195,25 @@ class Builder:
         room = -(-width // _DEPTH_INT8) * _DEPTH_INT8
         value = self.blank(torch.empty(rows, room, dtype=torch.uint8, device="meta"))
         scales, lows = (self.blank(torch.empty(rows, device="meta")).place for _ in range(2))
-        fields = {"x_ref": x.place, "y_ref": value.place, "scale_ref": scales, "low_ref": lows}
-        fields |= {"x_type": x.type, "rows": rows, "width": width, "ldx": ldx, "ldy": room}
+        fields: Fields = {
+            "x_ref": x.place,
+            "y_ref": value.place,
+            "scale_ref": scales,
+            "low_ref": lows,
+            "x_type": x.type,
+            "rows": rows,
+            "width": width,
+            "ldx": ldx,
+            "ldy": room,
+        }
         step = Instruction(name="quantize", fields=fields)
         self.steps.append(step)
-        found = {"x_ref": value.place, "ldx": room, "row_scale_ref": scales, "row_low_ref": lows}
+        found: Fields = {
+            "x_ref": value.place,
+            "ldx": room,
+            "row_scale_ref": scales,
+            "row_low_ref": lows,
+        }
         return _Quantized(len(self.steps) - 1, step, found)
 
     # trees
