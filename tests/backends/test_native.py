@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from ridgeline.backends.agreement import compare
 from ridgeline.backends.native.backend import Native
-from ridgeline.backends.native.builder import Instruction
+from ridgeline.backends.native.builder import Builder, Instruction
 from ridgeline.backends.native.lower import Lowered, lower
 from ridgeline.backends.native.memory import plan
+from ridgeline.backends.native.rows import products
 from ridgeline.backends.native.value import Buffer, Kind, Place, as_matrix, rows_of
 from ridgeline.backends.reference import Reference
 from ridgeline.backends.registry import TOLERANCES
@@ -55,10 +56,14 @@ class TestNative(BackendSuite):
         assert 0 < error < TOLERANCES["bf16"]
 
     @pytest.mark.parametrize("name", ZOO)
-    def test_the_zoo_agrees_in_int8(self, name: str) -> None:
+    def test_the_zoo_agrees_in_int8(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if not Library().has_int8:
             pytest.skip("this processor has no products of int8")
+        monkeypatch.setattr(products, "_LEAST_COLUMNS", 1)  # products so narrow stay in bf16
+        monkeypatch.setattr(products, "_LEAST_DEPTH", 1)
         graph, inputs = tiny(name)
+        steps = lower(stateless(graph, keeps_groups=True), Library(), is_int8=True).builder.steps
+        assert any(isinstance(s, Instruction) and s.name == "gemm_int8" for s in steps)
         found = Native().compile(graph, "int8")(*inputs)
         error = compare(Reference().compile(graph)(*inputs), found).max_error
         assert 0 < error < TOLERANCES["int8"]
@@ -120,10 +125,25 @@ def test_products_of_int8_round_each_row_once(rows: int) -> None:
     found = [s.name for s in own if isinstance(s, Instruction)]
     assert found.count("gemm_int8") == 5
     assert found.count("quantize") == 3  # of x, of what follows `first`, of the image
-    expected = model(*inputs)
-    for _ in range(2):
-        error = compare(expected, Native().compile(graph, "int8")(*inputs)).max_error
-        assert 0 < error < 2e-2
+    run = Native().compile(graph, "int8")
+    for factor in (1, -3, 1):
+        given = tuple(x * factor for x in inputs)
+        assert 0 < compare(model(*given), run(*given)).max_error < 2e-2
+    shared = {
+        s.fields["w_ref"] for s in own if isinstance(s, Instruction) and s.name == "gemm_int8"
+    }
+    assert len(shared) == 4  # `first` is packed once
+
+
+def test_rows_are_rounded_again_where_that_step_was_taken_back() -> None:
+    builder = Builder(Library(), is_int8=True)
+    x = builder.blank(torch.empty(3, 70, device="meta"))
+    first = builder.quantized(x, 70, 3, 70)
+    assert builder.quantized(x, 70, 3, 70) is first
+    del builder.steps[-1]
+    builder.emit("fill", {"y_ref": x.place, "y_type": x.type, "count": 1, "value_bits": 0.0})
+    assert builder.quantized(x, 70, 3, 70) is not first
+    assert [s.name for s in builder.steps if isinstance(s, Instruction)] == ["fill", "quantize"]
 
 
 def test_what_this_processor_lacks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +173,11 @@ CASES: dict[str, tuple[Callable[..., object], tuple[Tensor, ...]]] = {
     "a part that is read elsewhere": (
         lambda m, x: (y := m.conv(x).relu(), torch.cat([y, x], 1) * 2, y.mean((2, 3)))[1:],
         (IMAGE,)),
+    "a row that is repeated": (
+        lambda m, x: (m.linear((y := x[:1, :1].exp()).expand(2, 5, 6)),
+                      y.expand(2, 5, 6).softmax(-1),
+                      m.conv(y[..., :4].permute(2, 0, 1).reshape(1, 4, 1, 1).expand(1, 4, 5, 7)),
+                      F.layer_norm(y.expand(2, 5, 6), (6,))), (ROWS,)),
     "rows that join": (lambda m, x: torch.cat([m.linear(x), m.linear(-x)], 1), (ROWS,)),
     "views and their results": (
         lambda m, x: m.linear(x).view(2, 5, 2, 2).transpose(1, 2).reshape(2, 2, 10) + 1, (ROWS,)),

@@ -12,6 +12,7 @@ from tests.native.programs import LIBRARIES, packed, run_one
 
 pytestmark = pytest.mark.skipif(not LIBRARIES, reason="the native kernels were not built")
 each_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.isa)
+MOST_DEPTH = 2**16  # beyond that sums might not fit into 32 bits
 TYPES = st.sampled_from([torch.float32, torch.bfloat16])
 
 
@@ -55,6 +56,26 @@ def test_a_row_of_one_value_stays_that(library: Library, value: float) -> None:
     assert (lows == value).all()
 
 
+@each_library
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("at", [0, 1, 17, 65, 112, 127, 129])
+def test_what_is_not_finite_makes_its_row_nan(library: Library, at: int, value: float) -> None:
+    x = torch.randn(3, 130)
+    x[1, at] = value
+    _, scales, lows = quantized(library, x)
+    assert scales.isnan().tolist() == [False, True, False]
+    assert torch.equal(lows[::2], x.amin(1)[::2])
+
+
+@each_library
+def test_the_widest_row_has_a_finite_scale(library: Library) -> None:
+    x = torch.tensor([[-3e38, 3e38, 0.0, 1e38]])
+    y, scales, lows = quantized(library, x)
+    assert torch.isfinite(scales).all()
+    assert y[0, :4].tolist()[:2] == [0, 255]
+    assert (y[0, :4].double() * scales.double() + lows.double() - x).abs().max() < 2e36
+
+
 def _check(
     library: Library, m: int, n: int, k: int, *, y: torch.dtype = torch.float32,
     has_bias: bool = True, threads: int = 1, with_expression: bool = False,
@@ -63,6 +84,10 @@ def _check(
     x = torch.zeros(m, room, dtype=torch.uint8)
     x[:, :k] = torch.randint(0, 256, (m, k))
     w = torch.randint(-127, 128, (n, k)).to(torch.int8)
+    if n % 2:  # k by k
+        w = w.t().contiguous().t()
+    if k == MOST_DEPTH:
+        x[:, :k], w[:] = 255, 127
     rows, columns = torch.rand(m) + 0.1, torch.rand(n) + 0.1
     row_lows, column_lows = torch.randn(m) * 100, torch.randn(n)
     bias = torch.randn(n) * 100 if has_bias else None
@@ -106,7 +131,8 @@ def test_products_of_any_shape(
 
 @each_library
 @pytest.mark.parametrize(
-    ("m", "n", "k"), [(1, 768, 3072), (128, 768, 768), (197, 300, 100), (33, 17, 4000)]
+    ("m", "n", "k"),
+    [(1, 768, 3072), (128, 768, 768), (197, 300, 100), (33, 17, 4000), (2, 17, MOST_DEPTH)],
 )
 def test_products_of_networks(library: Library, m: int, n: int, k: int) -> None:
     _check(library, m, n, k, threads=2, with_expression=True)

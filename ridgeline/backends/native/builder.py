@@ -36,7 +36,7 @@ from ridgeline.native.program import MAX_RANK, Step
 # Operands that one expression may name; kernels hold their offsets in 64 words.
 _MOST_OPERANDS = 31
 # Products of eight bits take so many values of a row at once.
-_DEPTH_INT8 = 64
+_DEPTH_INT8, _LARGEST_INT8 = 64, 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,7 @@ class Builder:
     constants: list[Buffer] = field(default_factory=list)
     _known: dict[tuple[object, ...], Buffer] = field(default_factory=dict)
     _kept: list[Tensor] = field(default_factory=list)
+    _known_int8: dict[tuple[object, ...], Fields] = field(default_factory=dict)
     _quantized: "dict[tuple[object, ...], _Quantized]" = field(default_factory=dict)
 
     # values
@@ -123,6 +124,22 @@ class Builder:
             self._kept.append(matrix)  # its address stands for it
             self._known[key] = self._add(Buffer(Kind.CONSTANT, room, tensor=target))
         return Place(self._known[key])
+
+    def packed_int8(self, weight: Tensor) -> Fields:
+        """A known (n, k) matrix as gemm_int8 reads it, every row of it on a scale of its own."""
+        key = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype)
+        if key not in self._known_int8:
+            wide = weight.detach().float()
+            smallest = torch.finfo(torch.float32).tiny
+            scales = (wide.abs().amax(dim=1) / _LARGEST_INT8).clamp_min(smallest)
+            whole = (wide / scales[:, None]).round()
+            self._known_int8[key] = {
+                "column_scale_ref": self.vector(scales),
+                "column_low_ref": self.vector(whole.sum(dim=1) * scales),
+                "w_ref": self.packed_groups([whole.to(torch.int8)]),
+            }
+            self._kept.append(weight)  # its address stands for it
+        return self._known_int8[key]
 
     def packed_groups(self, matrices: Sequence[Tensor]) -> Place:
         """Known matrices, packed one after the other."""

@@ -136,11 +136,14 @@ def joined(spec: Tensor, dims: Sequence[int]) -> int | None:
 
 
 def as_matrix(spec: Tensor) -> int | None:
-    """The distance of rows of a tensor whose last dimension is dense; None where it is not one."""
+    """The distance of rows of a tensor whose last dimension is dense; None where it is not one, or
+    one row is repeated.
+    """
     found = rows_of(spec)
     if found is None or (spec.shape[-1] != 1 and found[1] != 1):
         return None
-    return found[0] or int(spec.shape[-1])
+    has_rows = spec.numel() > spec.shape[-1]
+    return None if has_rows and found[0] == 0 else found[0] or int(spec.shape[-1])
 
 
 def laid(spec: Tensor, order: Sequence[int]) -> Tensor:

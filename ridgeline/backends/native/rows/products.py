@@ -15,7 +15,6 @@ from ridgeline.errors import UnsupportedOp
 # some 6 cycles per 16 values, and a tile of 16 x 64 of them by 16 columns is multiplied in 16.
 _LEAST_COLUMNS, _LEAST_DEPTH = 256, 64
 _MOST_DEPTH = 2**16  # so that sums of 255 x 127 stay within 32 bits
-_LARGEST_INT8 = 127
 
 
 def gemm(call: Call, x: Value, ldx: int, weight: Tensor, bias: Place | None, spec: Tensor) -> Host:
@@ -40,16 +39,8 @@ def _by_floats(call: Call, x: Value, ldx: int, weight: Tensor) -> Fields:
 
 
 def _by_int8(call: Call, x: Value, ldx: int, weight: Tensor, rows: int) -> Fields:
-    """Every row of x and of the weights on a scale of its own."""
-    largest = weight.float().abs().amax(dim=1)
-    scales = torch.where(largest > 0, largest, 1) / _LARGEST_INT8
-    whole = (weight.float() / scales[:, None]).round()
-    return {
-        **call.builder.quantized(x, ldx, rows, weight.shape[1]),
-        "column_scale_ref": call.builder.vector(scales),
-        "column_low_ref": call.builder.vector(whole.sum(dim=1) * scales),
-        "w_ref": call.builder.packed(whole.to(torch.int8)),
-    }
+    rounded = call.builder.quantized(x, ldx, rows, weight.shape[1])
+    return {**rounded, **call.builder.packed_int8(weight)}
 
 
 def _into(target: Value) -> Fields:

@@ -142,6 +142,7 @@ inline void multiply_area_in_tiles(const Product& p, const T* w, Tiles& tiles, c
     const char* next_x = reinterpret_cast<const char*>(x + area.last * p.ldx);
     if constexpr (sizeof(T) == 2)
         if (p.k % DEPTH) copy_tails(p, area.first, area.last, tails);
+    asm volatile("" ::: "memory");  // the compiler does not know that tiles read memory
     tiles.configure(upper, down == 2 ? height - upper : upper);
     for (int64_t strip = area.from; strip < area.to; strip += most) {
         const int64_t across = std::min(area.to - strip, most);

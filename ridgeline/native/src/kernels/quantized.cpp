@@ -21,24 +21,24 @@ struct Range {
     float scale, low;
 };
 
+// What is not finite makes the whole row NaN, by way of its scale.
 template <class X>
 Range quantize_row(const X* x, int64_t width, int64_t room, uint8_t* y) {
-    V low = splat(widen(x[0])), high = low;
+    V low = splat(widen(x[0])), high = low, odd{};  // odd: 0, or NaN where a value is not finite
     int64_t c = 0;
-    for (; c + LANES <= width; c += LANES) {
-        const V value = load(x + c);
-        low = min(low, value), high = max(high, value);
-    }
-    if (c < width) {
-        const V value = first_of(load_some(x + c, width - c), width - c, low);
-        low = min(low, value), high = max(high, value);
-    }
-    const float least = fold(low, [](V a, V b) { return min(a, b); }), span = largest_of(high) - least;
-    const float inverse = span > 0 ? LARGEST_UINT8 / span : 0;
-    for (c = 0; c + LANES <= width; c += LANES) store_bytes(y + c, (load(x + c) - least) * inverse);
-    for (; c < width; ++c) y[c] = uint8_t(std::nearbyint((widen(x[c]) - least) * inverse));
+    const auto look = [&](V value) {
+        low = min(value, low), high = max(value, high), odd += value * 0.0f;
+    };
+    for (; c + LANES <= width; c += LANES) look(load(x + c));
+    if (c < width) look(first_of(load_some(x + c, width - c), width - c, low));
+    const float least = fold(low, [](V a, V b) { return min(a, b); }), bad = sum_of(odd);
+    const float scale = largest_of(high) / LARGEST_UINT8 - least / LARGEST_UINT8;  // no overflow between
+    const float inverse = scale > 0 && bad == 0 ? 1 / scale : 0;
+    const V most = splat(LARGEST_UINT8);
+    for (c = 0; c + LANES <= width; c += LANES) store_bytes(y + c, min((load(x + c) - least) * inverse, most));
+    for (; c < width; ++c) y[c] = bad == 0 ? uint8_t(std::min(std::nearbyint((widen(x[c]) - least) * inverse), LARGEST_UINT8)) : 0;
     std::memset(y + width, 0, room - width);
-    return {span / LARGEST_UINT8, least};
+    return {scale + bad, least + bad};
 }
 
 template <class X>
