@@ -33,10 +33,11 @@ Range quantize_row(const X* x, int64_t width, int64_t room, uint8_t* y) {
     if (c < width) look(first_of(load_some(x + c, width - c), width - c, low));
     const float least = fold(low, [](V a, V b) { return min(a, b); }), bad = sum_of(odd);
     const float scale = largest_of(high) / LARGEST_UINT8 - least / LARGEST_UINT8;  // no overflow between
-    const float inverse = scale > 0 && bad == 0 ? 1 / scale : 0;
-    const V most = splat(LARGEST_UINT8);
-    for (c = 0; c + LANES <= width; c += LANES) store_bytes(y + c, min((load(x + c) - least) * inverse, most));
-    for (; c < width; ++c) y[c] = bad == 0 ? uint8_t(std::min(std::nearbyint((widen(x[c]) - least) * inverse), LARGEST_UINT8)) : 0;
+    const float twice = scale > 0 && bad == 0 ? 2 / scale : 0, half = 0.5f * least;
+    const auto whole = [&](auto value) { return (value * 0.5f - half) * twice; };
+    for (c = 0; c + LANES <= width; c += LANES) store_bytes(y + c, min(whole(load(x + c)), splat(LARGEST_UINT8)));
+    for (; c < width; ++c)
+        y[c] = bad == 0 ? uint8_t(std::min(std::nearbyint(whole(widen(x[c]))), LARGEST_UINT8)) : 0;
     std::memset(y + width, 0, room - width);
     return {scale + bad, least + bad};
 }
