@@ -1,25 +1,21 @@
 """Emit: the graph becomes the text of one module."""
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
+from ridgeline.backends.ahead import called, computed
 from ridgeline.backends.mlir.call import Call
 from ridgeline.backends.mlir.row import Lowering, Result
 from ridgeline.backends.mlir.table import TABLE
-from ridgeline.backends.mlir.value import Operand, Value, plain, tensor_type
+from ridgeline.backends.mlir.value import Value, plain, tensor_type
 from ridgeline.backends.mlir.writer import Writer
 from ridgeline.backends.stateless import Stateless
 from ridgeline.errors import UnsupportedOp
-from ridgeline.graph import Category, row_of
 from ridgeline.passes.match import arguments
-
-# What is known is computed ahead as long as that does not write out what a view repeats.
-_LARGEST_GROWTH = 2**20
-_CHANGING = (Category.RANDOM, Category.CONTROL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +108,7 @@ def _lowered(node: fx.Node, values: Mapping[fx.Node, object], writer: Writer) ->
     if not isinstance(node.target, torch._ops.OpOverload):
         raise UnsupportedOp(f"no lowering for {node.target} (node {node.name}).")
     named = {name: _bound(given, values) for name, given in arguments(node).items()}
-    known = _computed(node.target, named)
+    known = computed(node.target, named, (Value,))
     if known is not None:
         return known
     call = Call(writer, named, _specs(node, node.target, named))
@@ -149,7 +145,7 @@ def _specs(
     if "val" in node.meta:
         value = node.meta["val"]
     else:
-        value = _called(target, {name: _blank(given) for name, given in named.items()})
+        value = called(target, {name: _blank(given) for name, given in named.items()})
     return (value,) if isinstance(value, Tensor) else tuple(value)
 
 
@@ -162,34 +158,6 @@ def _check(found: Result, call: Call) -> None:
             raise UnsupportedOp(f"its row gives {value.dtype}{shape}, not {wanted}")
 
 
-def _computed(
-    target: torch._ops.OpOverload, named: Mapping[str, object]
-) -> Tensor | tuple[Tensor, ...] | None:
-    """The result of a call of which everything is known; None for the others."""
-    found: list[Operand] = []
-    _collect(named, found)
-    row = row_of(str(target).rpartition(".")[0])
-    if any(isinstance(o, Value) for o in found) or row.category in _CHANGING:
-        return None
-    result = _called(target, named)
-    size = sum(o.numel() for o in found if isinstance(o, Tensor))
-    results = (result,) if isinstance(result, Tensor) else tuple(result)
-    if sum(r.numel() for r in results) > size + _LARGEST_GROWTH:
-        return None
-    return result if isinstance(result, Tensor) else results
-
-
-def _called(
-    target: torch._ops.OpOverload, named: Mapping[str, object]
-) -> Tensor | Sequence[Tensor]:
-    schema = target._schema.arguments
-    positional = [named[s.name] for s in schema if not s.kwarg_only]
-    keyword = {s.name: named[s.name] for s in schema if s.kwarg_only and named[s.name] is not None}
-    with torch.no_grad():
-        result: Tensor | Sequence[Tensor] = target(*positional, **keyword)
-    return result
-
-
 def _blank(argument: object) -> object:
     """An argument without data."""
     if isinstance(argument, list | tuple):
@@ -197,18 +165,3 @@ def _blank(argument: object) -> object:
     if isinstance(argument, Value):
         return torch.empty(argument.logical, dtype=argument.dtype, device="meta")
     return argument.to("meta") if isinstance(argument, Tensor) else argument
-
-
-def _collect(argument: object, into: list[Operand]) -> None:
-    _walk(argument, lambda leaf: into.append(leaf) if isinstance(leaf, Value | Tensor) else None)
-
-
-def _walk(argument: object, visit: Callable[[object], None]) -> None:
-    if isinstance(argument, Mapping):
-        for item in argument.values():
-            _walk(item, visit)
-    elif isinstance(argument, list | tuple):
-        for item in argument:
-            _walk(item, visit)
-    else:
-        visit(argument)

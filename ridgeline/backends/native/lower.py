@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
+from ridgeline.backends.ahead import computed
 from ridgeline.backends.native.builder import Builder, TorchCall
 from ridgeline.backends.native.call import Call, Result
 from ridgeline.backends.native.table import TABLE
@@ -15,14 +16,10 @@ from ridgeline.backends.native.tree import Pending
 from ridgeline.backends.native.value import Buffer, Kind, Value, channels_last, laid
 from ridgeline.backends.stateless import Stateless
 from ridgeline.errors import UnsupportedOp
-from ridgeline.graph import Category, row_of
 from ridgeline.native.library import Library
 from ridgeline.passes.match import arguments
 
 _aten = torch.ops.aten
-# What is known is computed ahead as long as that does not write out what a view repeats.
-_LARGEST_GROWTH = 2**20
-_CHANGING = (Category.RANDOM, Category.CONTROL)
 _CAT = _aten.cat.default
 
 
@@ -141,7 +138,7 @@ class _Lowering:
         if not isinstance(node.target, torch._ops.OpOverload):
             return self._by_torch(node, "it is no operator")
         named = {name: self._bound(given) for name, given in arguments(node).items()}
-        known = _computed(node.target, named)
+        known = computed(node.target, named, (Value, Pending))
         if known is not None:
             return known
         position = len(self._builder.steps)
@@ -270,28 +267,3 @@ def _check(result: Result, outs: Sequence[Tensor]) -> None:
         if own.shape != spec.shape or own.dtype is not spec.dtype:
             wanted = f"{spec.dtype}{tuple(spec.shape)}"
             raise UnsupportedOp(f"its row gives {own.dtype}{tuple(own.shape)}, not {wanted}")
-
-
-def _computed(
-    target: torch._ops.OpOverload, named: Mapping[str, object]
-) -> Tensor | tuple[Tensor, ...] | None:
-    """The result of a call of which everything is known; None for the others."""
-    found: list[object] = []
-    tree_map(lambda v: found.append(v) if _is_operand(v) else None, list(named.values()))
-    row = row_of(str(target).rpartition(".")[0])
-    if any(not isinstance(o, Tensor) for o in found) or row.category in _CHANGING:
-        return None
-    schema = target._schema.arguments
-    positional = [named[s.name] for s in schema if not s.kwarg_only]
-    keyword = {s.name: named[s.name] for s in schema if s.kwarg_only and named[s.name] is not None}
-    with torch.no_grad():
-        result = target(*positional, **keyword)
-    results = (result,) if isinstance(result, Tensor) else tuple(result)
-    size = sum(o.numel() for o in found if isinstance(o, Tensor))
-    if sum(r.numel() for r in results) > size + _LARGEST_GROWTH:
-        return None
-    return result if isinstance(result, Tensor) else results
-
-
-def _is_operand(value: object) -> bool:
-    return isinstance(value, Value | Pending | Tensor)
