@@ -69,6 +69,9 @@ def inspect_command(
 
       ridgeline inspect zoo:gpt2 --phase train --batch 8 --json
     """
+    from ridgeline.cli.preload import load_torch_beside
+
+    load_torch_beside()
     from ridgeline.cli.readings import Options, read_all
     from ridgeline.report.files import require_place, write_text
 

@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from ridgeline.errors import CaptureError, GraphError, RidgelineError
 from ridgeline.frontends.collapse import collapse
+from ridgeline.frontends.composites import own_composites
 from ridgeline.frontends.noise import drop_noise, mark_stopped_gradients
 from ridgeline.graph import Graph, Phase
 
@@ -135,7 +136,7 @@ def export(
         _require_same(title, program, _trace(model, args, kwargs, dynamic, title))
     if keep_detach:
         mark_stopped_gradients(program)
-    with _explained(title):
+    with _explained(title), own_composites(program):
         functional: ExportedProgram = program.run_decompositions({})
     drop_noise(functional, keep_detach=keep_detach)
     return functional

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ridgeline.cli import main
+from ridgeline.cli import main, preload
 from ridgeline.cli.collector import rare_collections
 
 ROOT = Path(__file__).parents[2]
@@ -125,3 +125,29 @@ def _fail_with_rare_collections(thresholds: list[int]) -> None:
     with rare_collections():
         thresholds.append(gc.get_threshold()[0])
         raise ValueError("inside")
+
+
+_LOADED = """
+import sys
+from ridgeline.cli.preload import load_torch_beside
+load_torch_beside()
+mapped = "libtorch_cpu.so" in open("/proc/self/maps").read()
+assert "sympy" in sys.modules and "torch" not in sys.modules
+import torch
+assert (torch.ones(2) @ torch.ones(2)).item() == 2
+print(mapped)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what is mapped from /proc")
+def test_torchs_library_is_there_before_torch_is_imported() -> None:
+    line = [sys.executable, "-W", "ignore", "-c", _LOADED]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_without_the_library_torch_is_imported_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(preload, "_LIBRARY", "no-such-library.so")
+    monkeypatch.setattr(preload, "_load", pytest.fail)
+    preload.load_torch_beside()
