@@ -151,6 +151,8 @@ def _record(parts: Sequence[Part], failures: dict[str, str], machine: Path) -> d
         "repetitions": f"turns of 0.25 s until {ENOUGH_CLEAN} clean samples or {PATIENCE_S:g} s",
         "time": "median of the samples without an involuntary context switch; the fastest of all"
         " where fewer than three are",
+        "watched": "the same products, timed between the turns, beside the rate that calibration"
+        " found: what they differ by is the machine, not the model",
         "per_kind": "eager execution, node by node; compiled code runs fused kernels that belong"
         " to several nodes, so its kinds are predicted only",
         "median_absolute_error": {

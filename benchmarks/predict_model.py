@@ -3,6 +3,7 @@
 python benchmarks/predict_model.py CASE MACHINE.toml BACKENDS OUT.json
 """
 
+import math
 import os
 import sys
 import time
@@ -25,6 +26,7 @@ from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph, Phase
 from ridgeline.graph.spec import DTYPES
 from ridgeline.machines import Machine, parse
+from ridgeline.machines.matrix_probes import packed_linear
 from ridgeline.machines.timing import Sample, preferred, summarise, take_samples
 from ridgeline.passes.manager import run_passes
 from ridgeline.passes.precision import set_precision
@@ -37,6 +39,8 @@ SEED = 0
 ENOUGH_CLEAN = 10
 PATIENCE_S = 12.0
 TURN_S = 0.25
+# Products of the sizes that the models are made of, and how long to look at each.
+WATCHED, LOOK_S = ((128, 3072, 768), (128, 4096, 1024), (512, 768, 768)), 0.03
 NODE_REPEATS = 8
 # One block as large as glibc learns from: see ridgeline.machines.calibrate.
 SETTLING_NBYTES = 31 * 2**20
@@ -63,6 +67,17 @@ class KindError(msgspec.Struct):
     predicted_s: float
 
 
+class Watched(msgspec.Struct):
+    """One and the same product, timed between the turns: how steady the machine was meanwhile.
+
+    calibrated: its rate in the machine's description; rates: in FLOP/s, the median of each turn.
+    """
+
+    shape: tuple[int, int, int]
+    calibrated: float
+    rates: list[float]
+
+
 class Part(msgspec.Struct):
     """What one case's process found."""
 
@@ -76,6 +91,7 @@ class Part(msgspec.Struct):
     bound: str
     roofline_s: float
     prepare_s: float
+    watched: list[Watched]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +122,9 @@ def run_case(case: Case, machine: Machine, backends: Sequence[str], *, is_realti
     variants, failed = _variants(graph, folded, case.dtype, machine, backends)
     prepare_s = time.perf_counter() - start_s
     lowered = set_precision(graph, DTYPES[case.dtype])
+    watch = Watch(machine, case.dtype)
     with realtime() if is_realtime else nullcontext():
-        samples = _in_turns({name: v.run for name, v in variants.items()}, inputs)
+        samples = _in_turns({name: v.run for name, v in variants.items()}, inputs, watch)
         run = measure(lowered, inputs, threads=THREADS, repeats=NODE_REPEATS)
     timed = {name: _timed(samples[name], v.prediction) for name, v in variants.items()}
     best = min(timed, key=lambda name: timed[name].time_s)
@@ -123,6 +140,7 @@ def run_case(case: Case, machine: Machine, backends: Sequence[str], *, is_realti
         bound=compiled.totals.bound,
         roofline_s=compiled.totals.roofline_s,
         prepare_s=prepare_s,
+        watched=watch.products,
     )
 
 
@@ -167,13 +185,18 @@ def _variants(
     return variants, failed
 
 
-def _in_turns(runs: Mapping[str, Runnable], inputs: Sequence[Tensor]) -> dict[str, list[Sample]]:
-    """Samples of each, taking turns, until each has enough clean ones or patience ends."""
+def _in_turns(
+    runs: Mapping[str, Runnable], inputs: Sequence[Tensor], watch: "Watch"
+) -> dict[str, list[Sample]]:
+    """Samples of each, taking turns, until each has enough clean ones or patience ends; the watch
+    looks before, between and after them.
+    """
     samples: dict[str, list[Sample]] = {name: [] for name in runs}
     names = list(runs)
     with torch.inference_mode(), preferred():
         end_s = time.perf_counter() + PATIENCE_S
         while True:
+            watch.look()
             for name in names:
                 samples[name] += take_samples(
                     _bound(runs[name], inputs), budget_s=TURN_S, wait=lambda: None
@@ -183,7 +206,32 @@ def _in_turns(runs: Mapping[str, Runnable], inputs: Sequence[Tensor]) -> dict[st
                 sum(s.is_clean for s in taken) >= ENOUGH_CLEAN for taken in samples.values()
             )
             if has_enough or time.perf_counter() > end_s:
+                watch.look()
                 return samples
+
+
+class Watch:
+    """Products that calibration timed too, called as a frozen graph calls them."""
+
+    def __init__(self, machine: Machine, dtype: Dtype) -> None:
+        found = [
+            k for k in machine.kernels if (k.route, k.kind, k.dtype) == ("compiled", "gemm", dtype)
+        ]
+        rates = {tuple(map(int, s[:3])): s[3] for kernel in found for s in kernel.samples}
+        self.products = [
+            Watched(shape=shape, calibrated=rates[shape], rates=[])
+            for shape in WATCHED
+            if shape in rates
+        ]
+        self._calls = [
+            packed_linear(p.shape, DTYPES[dtype], torch.device("cpu")) for p in self.products
+        ]
+
+    def look(self) -> None:
+        """Adds one rate to each."""
+        for product, call in zip(self.products, self._calls, strict=True):
+            samples = take_samples(call, budget_s=LOOK_S, wait=lambda: None)
+            product.rates.append(2.0 * math.prod(product.shape) / summarise(samples).time_s)
 
 
 def _bound(run: Runnable, inputs: Sequence[Tensor]) -> Callable[[], object]:

@@ -33,6 +33,13 @@ class Variant(msgspec.Struct):
     predicted_s: float
 
 
+class Watched(msgspec.Struct):
+    """One product, timed again and again while a model was: FLOP/s."""
+
+    calibrated: float
+    rates: list[float]
+
+
 class Model(msgspec.Struct):
     """What the tables show of a model."""
 
@@ -43,6 +50,7 @@ class Model(msgspec.Struct):
     variants: dict[str, Variant]
     kinds: list[Kind]
     explanation: str = ""
+    watched: list[Watched] = []
 
 
 class Record(msgspec.Struct):
@@ -79,7 +87,16 @@ def _tables(record: Record, path: Path) -> Iterable[str]:
         f" {record.date[:10]}. Median absolute error: best backend"
         f" {_percent(medians['best'])}, eager {_percent(medians['eager'])}.\n"
     )
-    head = ("model", "best", "measured", "predicted", "error", "clean samples", "eager error")
+    head = (
+        "model",
+        "best",
+        "measured",
+        "predicted",
+        "error",
+        "clean samples",
+        "eager error",
+        "machine",
+    )
     yield from _table(head, [_row(m) for m in record.models])
     yield "\nPer op kind, eager, all models together, longest first:\n"
     yield from _table(
@@ -102,7 +119,14 @@ def _row(model: Model) -> tuple[str, ...]:
         f"{model.error:+.0%}",
         f"{best.num_clean} of {best.num_samples}",
         f"{model.eager_error:+.0%}",
+        _steadiness(model),
     )
+
+
+def _steadiness(model: Model) -> str:
+    """How fast fixed products were meanwhile, beside calibration: the slowest and fastest looks."""
+    ratios = [rate / product.calibrated for product in model.watched for rate in product.rates]
+    return f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "-"
 
 
 def _kind_row(kind: Kind) -> tuple[str, ...]:

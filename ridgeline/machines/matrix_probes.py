@@ -181,7 +181,7 @@ def _packed_gemms(flush: Flush) -> Iterator[Probe]:
     for name, dtype in floats(cpu):
         for shapes, cold in ((GEMMS, None), (COLD_GEMMS, flush)):
             for shape in shapes:
-                yield _gemm_probe("compiled", name, shape, _packed, dtype, cpu, cold)
+                yield _gemm_probe("compiled", name, shape, packed_linear, dtype, cpu, cold)
 
 
 def _linear(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Call:
@@ -194,7 +194,7 @@ def _linear(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Call:
     return lambda: torch.nn.functional.linear(x, w, bias)
 
 
-def _packed(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Call:
+def packed_linear(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Call:
     """A product as frozen code makes it: weights packed for oneDNN."""
     import torch
 
