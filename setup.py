@@ -2,6 +2,7 @@
 
 Compiled are the best set that this processor has and the one that every processor has, or those
 that RIDGELINE_ISAS names (`RIDGELINE_ISAS=base,avx2,avx512,amx` for a library that is to travel).
+With RIDGELINE_KERNELS=apart none is: scripts/setup.sh has another process do it meanwhile.
 """
 
 import os
@@ -92,7 +93,7 @@ setup(
     cmdclass={"build_ext": BuildKernels},
     ext_modules=(
         []
-        if sys.platform == "win32"
+        if sys.platform == "win32" or os.environ.get("RIDGELINE_KERNELS") == "apart"
         else [
             Extension(
                 "ridgeline.native._kernels",

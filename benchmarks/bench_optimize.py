@@ -20,6 +20,7 @@ from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from math import exp, log
 from pathlib import Path
+from statistics import median
 
 import msgspec
 import torch
@@ -82,7 +83,9 @@ STAGES: dict[str, tuple[tuple[Dtype, ...], tuple[type[Backend], ...]]] = {
 
 
 class Entry(msgspec.Struct, kw_only=True):
-    """One candidate of a race. is_peer: on the model as captured, with nothing of ours."""
+    """One candidate of a race. is_peer: on the model as captured, with nothing of ours. times_s:
+    every sample, round by round.
+    """
 
     backend: str
     dtype: str
@@ -93,6 +96,7 @@ class Entry(msgspec.Struct, kw_only=True):
     clean_samples: int
     max_error: float | None
     skipped: str | None
+    times_s: list[float] = []
 
 
 class Result(msgspec.Struct, kw_only=True):
@@ -113,6 +117,17 @@ class Result(msgspec.Struct, kw_only=True):
             if e.is_peer == is_peer and e.skipped is None and e.time_s is not None
         ]
         return min(ran, key=lambda e: e.time_s or 0.0, default=None)
+
+    @property
+    def ratio(self) -> float | None:
+        """The best peer's time over ours: the median of the rounds' own ratios, for a machine that
+        is slow in a round is so for both; of records without samples, the ratio of the medians.
+        """
+        ours, best = self.best(is_peer=False), self.best(is_peer=True)
+        if ours is None or best is None or not ours.time_s or not best.time_s:
+            return None
+        rounds = [b / o for b, o in zip(best.times_s, ours.times_s, strict=False)]
+        return median(rounds) if rounds else best.time_s / ours.time_s
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -232,6 +247,7 @@ def _raced(model: str, stage: str, without: Collection[str]) -> Result:
                 clean_samples=c.clean_samples,
                 max_error=c.max_error,
                 skipped=c.skipped,
+                times_s=list(c.times_s),
             )
             for c in found.candidates
         ],
@@ -303,8 +319,7 @@ def _stage_table(record: Record, stage: str) -> str:
     ratios: list[float] = []
     gains: list[float] = []
     for result in results:
-        ours, best = result.best(is_peer=False), result.best(is_peer=True)
-        ratio = best.time_s / ours.time_s if ours and best and ours.time_s and best.time_s else None
+        ours, ratio = result.best(is_peer=False), result.ratio
         ratios += [ratio] if ratio else []
         gain = result.eager_s / ours.time_s if ours and ours.time_s and result.eager_s else None
         gains += [gain] if gain else []
@@ -324,7 +339,8 @@ def _stage_table(record: Record, stage: str) -> str:
         )
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     summary = (
-        f"Milliseconds. Best peer over ours: geometric mean {_mean(ratios):.3f}, least "
+        "Milliseconds; ratios are medians over the rounds. Best peer over ours: geometric mean "
+        f"{_mean(ratios):.3f}, least "
         f"{min(ratios, default=0):.3f}; {sum(r >= LEAST_RATIO for r in ratios)} of {len(ratios)} "
         f"at {LEAST_RATIO} or more. Eager over ours: geometric mean {_mean(gains):.1f}."
     )

@@ -39,11 +39,6 @@ CASES: tuple[Case, ...] = (
          dtype="bf16"),
 )  # fmt: skip
 
-_UNEVEN = (
-    "Likely, not shown: the rate of AMX products drifts on the virtual machine of 2026-11-28. Its"
-    " calibration has 512 x 768 x 768 at 0.40 TFLOP/s on warm operands and at 0.73 on cold ones,"
-    " and 128 x 4096 x 1024 at 1.58 beside 128 x 3072 x 768 at 0.68."
-)
 TOO_FAST: dict[str, str] = {
     "mixtral-tiny": "Expert stacks run as a loop of unpacked products of about 32 rows, each over"
     " 0.5 to 1 MB of weights that no cache kept (13 M parameters pass by per run): MKL reads those"
@@ -55,11 +50,10 @@ TOO_FAST: dict[str, str] = {
     "mobilenetv3-large": "64 convolutions of 30 to 200 us, a third of which is the start of the"
     " call; where malloc places inputs and outputs moves the whole by 40% between processes"
     " (4.7 or 6.5 ms, each steady within its process).",
-    "resnet50-bf16": _UNEVEN + " The samples of this model alone spread from 14.0 to 17.9 ms.",
     "deepadipose": "12 nodes in 0.1 ms: what the interpreter does between them, and products of"
     " one row whose kernels are called once, not in a loop.",
 }
 """Case -> why its time is more than 30% above its prediction, where that was looked into."""
 
-TOO_SLOW: dict[str, str] = {"bert-base-bf16": _UNEVEN, "llama-small-bf16": _UNEVEN}
+TOO_SLOW: dict[str, str] = {}
 """Case -> why its time is more than 30% below its prediction, where that was looked into."""

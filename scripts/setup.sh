@@ -29,6 +29,10 @@ find_python() {
     fail "Ridgeline needs Python 3.11 or newer, and neither \`python3.11\` nor \`python3\` is one. Install it (Debian: apt-get install python3.11-venv) and run this again."
 }
 
+pip_install() {
+    .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt "$@"
+}
+
 make_venv() {
     python=$(find_python)
     echo "Making a virtual environment in .venv with $("$python" --version)."
@@ -53,8 +57,24 @@ fi
 rm -f "$stamp"
 touch "$unfinished"
 echo "Installing Ridgeline [$extras] into .venv: about 500 MB to download with a CPU build of torch; one to three minutes, silent until done."
-.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$extras]" ||
-    fail "The install stopped (pip's reason is above). Run the same command again once it is dealt with."
+stopped="The install stopped (pip's reason is above). Run the same command again once it is dealt with."
+pip_install setuptools || fail "$stopped"
+
+# The kernels compile while pip downloads and unpacks. A shell's background job does not hear Ctrl-C.
+mkdir -p build
+.venv/bin/python setup.py -q build_ext --inplace > build/kernels.log 2>&1 &
+compiling=$!
+trap 'kill $compiling 2>/dev/null || true' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+RIDGELINE_KERNELS=apart
+export RIDGELINE_KERNELS
+# what is imported is compiled then, a fifth of all; pip would compile the rest too
+pip_install --no-compile -e ".[$extras]" || fail "$stopped"
+wait "$compiling" || true
+trap - EXIT INT TERM
+ls ridgeline/native/_kernels*.so >/dev/null 2>&1 || echo "The kernels did not compile, build/kernels.log says why; Ridgeline works without them."
+
 rm -f "$unfinished"
 echo "$key $extras" > "$stamp.new"
 mv "$stamp.new" "$stamp"

@@ -302,6 +302,7 @@ def _candidate(plan: Plan, timing: Timing) -> Candidate:
         cosine=agreement.cosine if agreement else None,
         top1=agreement.top1 if agreement else None,
         skipped=timing.skipped,
+        times_s=timing.times_s,
     )
 
 

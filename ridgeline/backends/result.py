@@ -16,7 +16,8 @@ CANNOT_WIN = "cannot win"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One way to run the graph. time_s: median of its clean samples (of the faster half of all,
-    where fewer than five are clean); spread_s: their interquartile range.
+    where fewer than five are clean); spread_s: their interquartile range. times_s: all its samples,
+    round by round, so that two candidates can be compared round for round.
 
     skipped: why it was not chosen from; None for a candidate that ran and agreed.
     """
@@ -31,6 +32,7 @@ class Candidate:
     cosine: float | None = None
     top1: float | None = None
     skipped: str | None = None
+    times_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
