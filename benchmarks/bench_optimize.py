@@ -45,7 +45,7 @@ RECORDS = ROOT / "benchmarks" / "records"
 PAGE = ROOT / "docs" / "optimize-peers.md"
 BEGIN, END = "<!-- begin: bench_optimize.py -->", "<!-- end: bench_optimize.py -->"
 PACKAGES = ("torch", "onnxruntime", "openvino", "nncf", "torchao", "iree-base-compiler")
-SEED, REPEATS, THREADS, MS = 0, 10, 2, 1e3
+SEED, REPEATS, THREADS, MS = 0, 30, 2, 1e3
 # Compiling everything for everybody is what takes the time; a candidate that needs longer is out.
 COMPILE_LIMIT_S, PATIENCE_S = 240.0, 15.0
 LEAST_RATIO = 0.98
