@@ -27,12 +27,14 @@ Runnable = Callable[..., tuple[Tensor, ...]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """How a graph is to be built. keep: a folder for the files that a saved model needs besides
-    the graph. calibration: sets of inputs, for a backend that quantises.
+    the graph. calibration: sets of inputs, for a backend that quantises. tolerance: the error that
+    its outputs may have, for one that can choose what to quantise.
     """
 
     dtype: Dtype = "fp32"
     keep: Path | None = None
     calibration: tuple[tuple[Tensor, ...], ...] = ()
+    tolerance: float | None = None
 
 
 class Backend(ABC):
@@ -59,15 +61,22 @@ class Backend(ABC):
         *,
         keep: Path | None = None,
         calibration: Sequence[Sequence[Tensor]] = (),
+        tolerance: float | None = None,
     ) -> Runnable:
         """A callable that computes the graph in `dtype`; inputs and outputs keep their own types.
 
         keep: a folder for files that a saved model needs besides the graph. calibration: sets of
-        inputs that are like those to come; int8 takes its ranges from them. Raises BackendError
-        when this backend or this machine cannot, MissingExtra when it is not installed.
+        inputs that are like those to come; int8 takes its ranges from them. tolerance: the error of
+        the outputs to aim at, as `agreement.compare` measures it. Raises BackendError when this
+        backend or this machine cannot, MissingExtra when it is not installed.
         """
         self.require(dtype)
-        setting = Setting(dtype=dtype, keep=keep, calibration=tuple(map(tuple, calibration)))
+        setting = Setting(
+            dtype=dtype,
+            keep=keep,
+            calibration=tuple(map(tuple, calibration)),
+            tolerance=tolerance,
+        )
         try:
             lowered = self.lower(graph, dtype)
             run = self.build(lowered, setting)

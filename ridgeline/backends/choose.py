@@ -180,7 +180,6 @@ class _Task:
                 plans=plans,
                 jobs=jobs,
                 expected=self.expected,
-                tolerance=self.tolerance,
                 limits=self.limits,
                 tell=self.tell,
             )
@@ -278,6 +277,7 @@ def _write_jobs(folder: Path, task: _Task, plans: Sequence[Plan]) -> list[Job]:
                 folder=str(own),
                 threads=task.threads,
                 memory_limit_bytes=task.limits.memory_bytes,
+                tolerance=TOLERANCES[plan.dtype] if task.tolerance is None else task.tolerance,
             )
         )
     return jobs

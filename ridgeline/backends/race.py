@@ -19,7 +19,6 @@ from ridgeline.backends.measure import (
     measure_the_close,
 )
 from ridgeline.backends.protocol import Job
-from ridgeline.backends.registry import TOLERANCES
 from ridgeline.backends.result import CANNOT_WIN
 from ridgeline.units import format_time
 
@@ -46,7 +45,6 @@ class Race:
     plans: Sequence[Plan]
     jobs: Sequence[Job]
     expected: Sequence[Tensor]
-    tolerance: float | None
     limits: Limits
     tell: Progress
 
@@ -81,10 +79,9 @@ class Race:
         )
         for number, timing in ready.items():
             job = self.jobs[number]
-            limit = TOLERANCES[job.dtype] if self.tolerance is None else self.tolerance
             if timing.skipped is None:
                 outputs = torch.load(Path(job.folder) / "outputs.pt", weights_only=True)
-                timing = _judged(timing, self.expected, outputs, limit)
+                timing = _judged(timing, self.expected, outputs, job.tolerance)
             timings[number] = timing
         self.tell("compile", (place + 1) / of)
 

@@ -70,7 +70,9 @@ def _prepare(job: Job) -> tuple[Runnable, tuple[Tensor, ...]]:
     graph = graphs.load(job.graph)
     inputs = tuple(torch.load(job.inputs, weights_only=True))
     calibration = torch.load(job.calibration, weights_only=True)
-    run = _backend(job.backend).compile(graph, job.dtype, keep=folder, calibration=calibration)
+    run = _backend(job.backend).compile(
+        graph, job.dtype, keep=folder, calibration=calibration, tolerance=job.tolerance
+    )
     outputs = [o.detach().clone() for o in run(*inputs)]
     torch.save(outputs, folder / "outputs.pt")
     return run, inputs

@@ -1,20 +1,29 @@
 """The backend: plans memory, writes programs, and runs them in turns with what torch takes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from threading import Lock
 
+import msgspec
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from ridgeline.backends.backend import Backend, Dtype, Runnable, Setting
-from ridgeline.backends.native.builder import Builder, Instruction, TorchCall, aligned_bytes
+from ridgeline.backends.backend import Backend, Dtype, Runnable, Setting, aligned
+from ridgeline.backends.native.builder import (
+    Builder,
+    Instruction,
+    Size,
+    TorchCall,
+    aligned_bytes,
+)
 from ridgeline.backends.native.lower import Lowered, lower
 from ridgeline.backends.native.memory import plan
+from ridgeline.backends.native.mixture import kept_wide
 from ridgeline.backends.native.value import Kind, Place, Value
-from ridgeline.backends.stateless import Raw, stateless
+from ridgeline.backends.stateless import Raw, Stateless, stateless
 from ridgeline.errors import BackendError
 from ridgeline.graph import Graph
 from ridgeline.native import program as programs
@@ -25,11 +34,23 @@ from ridgeline.native.program import ABSENT, Assembler, Pool, Program
 Part = Callable[[Sequence[Tensor], Sequence[Tensor]], None]
 
 
+PRODUCTS = "products.json"
+# Sets of calibration that errors are measured on.
+_MOST_SETS = 8
+
+
+class _Products(msgspec.Struct, forbid_unknown_fields=True):
+    """What is saved beside the graph. wide: sizes (rows, columns, depth) that stay in bf16."""
+
+    wide: list[Size]
+
+
 class Native(Backend):
     """Our own kernels: one program for the whole graph, made in a moment, saved as the graph."""
 
     name = "native"
     dtypes = ("fp32", "bf16", "int8")
+    files = (PRODUCTS,)
 
     @classmethod
     def require(cls, dtype: Dtype) -> None:
@@ -47,10 +68,46 @@ class Native(Backend):
         return super().lower(graph, "bf16" if dtype == "int8" else dtype)
 
     def build(self, graph: Graph, setting: Setting) -> Runnable:
-        """The program on as many threads as torch has."""
-        form = stateless(graph, keeps_groups=True)
-        lowered = lower(form, Library(), is_int8=setting.dtype == "int8")
-        return form.runnable(run_of(lowered, torch.get_num_threads(), form.blank))
+        """The program on as many threads as torch has. Of int8, what would take the outputs beyond
+        the tolerance on the sets of calibration stays in bf16.
+        """
+        form, is_int8 = stateless(graph, keeps_groups=True), setting.dtype == "int8"
+        wide = _kept_wide(form, graph, setting) if is_int8 else frozenset()
+        if setting.keep is not None:
+            found = _Products(wide=sorted(wide))
+            (setting.keep / PRODUCTS).write_bytes(msgspec.json.encode(found))
+        return _runnable(form, is_int8, wide)
+
+    def load(self, graph: Graph, folder: Path, dtype: Dtype) -> Runnable:
+        """The program anew, with the products in eight bits that it had."""
+        try:
+            saved = msgspec.json.decode((folder / PRODUCTS).read_bytes(), type=_Products)
+        except msgspec.DecodeError as error:
+            raise BackendError(
+                f"{PRODUCTS} does not say which products to round: {error}"
+            ) from error
+        self.require(dtype)
+        form = stateless(self.lower(graph, dtype), keeps_groups=True)
+        return _runnable(form, dtype == "int8", frozenset(saved.wide))
+
+
+def _runnable(form: Stateless, is_int8: bool, wide: frozenset[Size]) -> Runnable:
+    lowered = lower(form, Library(), is_int8=is_int8, wide=wide)
+    return form.runnable(run_of(lowered, torch.get_num_threads(), form.blank))
+
+
+def _kept_wide(form: Stateless, graph: Graph, setting: Setting) -> frozenset[Size]:
+    """The sizes of products that stay in bf16; none where nothing says what is tolerated."""
+    sets = setting.calibration[:_MOST_SETS]
+    if setting.tolerance is None or not sets:
+        return frozenset()
+
+    def outputs(wide: Collection[Size]) -> list[tuple[Tensor, ...]]:
+        run = aligned(graph, _runnable(form, True, frozenset(wide)))
+        return [run(*given) for given in sets]
+
+    work = lower(form, Library(), is_int8=True).builder.work
+    return kept_wide(work, outputs, setting.tolerance, graph.name)
 
 
 def run_of(lowered: Lowered, threads: int, blank: Callable[[], list[Tensor]]) -> Raw:

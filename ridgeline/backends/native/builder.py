@@ -80,14 +80,21 @@ class TorchCall:
         return tuple(v.place for v in (*self.results, *self.reads) if v is not None)
 
 
+# Rows, columns and depth of a product.
+Size = tuple[int, int, int]
+
+
 @dataclass(slots=True)
 class Builder:
     """steps: the program. constants: tensors that it reads, packed or as they are. is_int8: whether
-    products by weights are of eight bits where that pays.
+    products by weights are of eight bits where that pays; wide: the sizes of those that are not for
+    all that. work: the operations of each size where it pays.
     """
 
     library: Library
     is_int8: bool = False
+    wide: frozenset[Size] = frozenset()
+    work: dict[Size, float] = field(default_factory=dict)
     steps: list[Instruction | TorchCall] = field(default_factory=list)
     constants: list[Buffer] = field(default_factory=list)
     _known: dict[tuple[object, ...], Buffer] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from ridgeline.backends.ahead import computed
-from ridgeline.backends.native.builder import Builder, TorchCall
+from ridgeline.backends.native.builder import Builder, Size, TorchCall
 from ridgeline.backends.native.call import Call, Result
 from ridgeline.backends.native.table import TABLE
 from ridgeline.backends.native.tree import Pending
@@ -36,9 +36,13 @@ class Lowered:
     fallbacks: Mapping[str, str]
 
 
-def lower(form: Stateless, library: Library, *, is_int8: bool = False) -> Lowered:
-    """The steps that compute a stateless graph. is_int8: products by weights in eight bits."""
-    return _Lowering(form, Builder(library, is_int8=is_int8)).run()
+def lower(
+    form: Stateless, library: Library, *, is_int8: bool = False, wide: frozenset[Size] = frozenset()
+) -> Lowered:
+    """The steps that compute a stateless graph. is_int8: products by weights in eight bits, but for
+    those of the sizes in `wide`.
+    """
+    return _Lowering(form, Builder(library, is_int8=is_int8, wide=wide)).run()
 
 
 class _Lowering:

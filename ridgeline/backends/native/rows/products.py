@@ -5,7 +5,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ridgeline.backends.native.builder import applied
+from ridgeline.backends.native.builder import Builder, Size, applied
 from ridgeline.backends.native.call import Call, Operand, Result, floating
 from ridgeline.backends.native.tree import Fields, Host, Tree
 from ridgeline.backends.native.value import Place, Value, as_matrix, joined
@@ -21,7 +21,7 @@ def gemm(call: Call, x: Value, ldx: int, weight: Tensor, bias: Place | None, spe
     """x (..., k) times a known (n, k), a host."""
     n, k = weight.shape
     m = prod(spec.shape) // n
-    is_int8 = call.builder.is_int8 and n >= _LEAST_COLUMNS and _LEAST_DEPTH <= k <= _MOST_DEPTH
+    is_int8 = _is_int8(call.builder, (m, n, k))
     own = _by_int8(call, x, ldx, weight, m) if is_int8 else _by_floats(call, x, ldx, weight)
     return Host(
         name="gemm_int8" if is_int8 else "gemm",
@@ -31,6 +31,15 @@ def gemm(call: Call, x: Value, ldx: int, weight: Tensor, bias: Place | None, spe
         flops=2 * m * n * k,
         finish=_into,
     )
+
+
+def _is_int8(builder: Builder, size: Size) -> bool:
+    """Whether a product is done in eight bits; where that pays, its operations are noted."""
+    _, n, k = size
+    if not builder.is_int8 or n < _LEAST_COLUMNS or not _LEAST_DEPTH <= k <= _MOST_DEPTH:
+        return False
+    builder.work[size] = builder.work.get(size, 0.0) + 2.0 * prod(size)
+    return size not in builder.wide
 
 
 def _by_floats(call: Call, x: Value, ldx: int, weight: Tensor) -> Fields:
