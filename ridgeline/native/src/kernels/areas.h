@@ -180,9 +180,9 @@ inline void multiply_blocks_in_tiles(const Product& p, const T* w, Tiles& tiles,
 // Of bf16, through the expression to y.
 inline void multiply_blocks_in_tiles(const Product& p, const uint16_t* w, const Output& output, Tiles& tiles,
                                      const Area& area) {
-    alignas(64) Register registers[REGISTERS];
+    Endings endings(output, ToOutput(output));
     multiply_blocks_in_tiles(p, w, tiles, area, output.context.scratch, [&](const Block& block, const Place& place) {
-        product(block, output, registers, place);
+        product(block, output, endings, place);
     });
 }
 #endif

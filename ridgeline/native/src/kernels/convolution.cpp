@@ -169,7 +169,7 @@ void lay_out(const Job<uint16_t>& job, int64_t positions, int64_t step, uint16_t
 }
 
 // An area of which `rows` holds the windows, in tiles.
-void multiply_in_tiles(const Job<uint16_t>& job, const uint16_t* rows, int64_t step, Register* registers, const Area& area) {
+void multiply_in_tiles(const Job<uint16_t>& job, const uint16_t* rows, int64_t step, Endings<ToOutput>& endings, const Area& area) {
     const int64_t positions = area.last - area.first;
     const Strips strips(job.panels.n, job.panels.k);
     const uint16_t* w = reinterpret_cast<const uint16_t*>(job.w);
@@ -179,13 +179,14 @@ void multiply_in_tiles(const Job<uint16_t>& job, const uint16_t* rows, int64_t s
             configure_tiles(upper, lower ? lower : upper);
             const Rows piece = {{rows + i * step, rows + (i + upper) * step}, step, strips.steps};
             Block block = {&piece, 1, w + strip * strips.stride(), strips.stride(), w};
-            product(block, job.output, registers,
+            product(block, job.output, endings,
                     {area.first + i, strip * SIDE, {upper, lower}, lower ? 2 : 1, std::min<int64_t>(area.to - strip, 2)});
         }
     release_tiles();
 }
 
-void convolve(const Job<uint16_t>& job, Register* registers) {
+void convolve(const Job<uint16_t>& job, Register*) {
+    Endings endings(job.output, ToOutput(job.output));
     const int64_t count = Strips(job.panels.n, job.panels.k).count, step = Strips(1, job.panels.k).steps * DEPTH;
     int64_t first, last;
     job.context.share(job.positions(), first, last);
@@ -197,7 +198,7 @@ void convolve(const Job<uint16_t>& job, Register* registers) {
         if (job.is_copied) to = std::min(to, (first / plane + 1) * plane);
         point(job, first, to);
         lay_out(job, to - first, step, held);
-        multiply_in_tiles(job, held, step, registers, {first, to, 0, count});
+        multiply_in_tiles(job, held, step, endings, {first, to, 0, count});
     }
 }
 #endif

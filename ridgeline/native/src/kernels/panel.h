@@ -17,6 +17,7 @@
 // k: multiply() writes a tile of sums, which starts the next multiply(), and finish() takes the last.
 #pragma once
 #include "../expression.h"
+#include "unrolled.h"
 
 namespace rl::RL_ISA {
 
@@ -130,21 +131,22 @@ inline int64_t evaluate(const Output& output, Register* registers, int64_t row, 
     return evaluate(output.context, e, registers, offsets, rows, cols);
 }
 
-// The whole of a short expression. residual: nullptr where nothing is added.
-template <class Y, class R>
-void finish_short(const Output& output, const float* sums, Y* y, const R* residual, int64_t residual_step,
-                  int64_t rows, int64_t cols) {
+// The whole of a short expression. sum(row, column, lanes): the sums of some columns. residual:
+// nullptr where nothing is added.
+template <class Y, class R, class Sum>
+RL_INLINE void finish_short(const Output& output, Sum sum, Y* y, const R* residual, int64_t residual_step,
+                            int64_t rows, int64_t cols) {
     const V low = splat(output.ending.low), high = splat(output.ending.high), alpha = splat(output.alpha);
     const int64_t ldy = output.ldy;
-    for (int64_t r = 0; r < rows; ++r, sums += cols, y += ldy) {
+    for (int64_t r = 0; r < rows; ++r, y += ldy) {
         int64_t c = 0;
         for (; c + LANES <= cols; c += LANES) {
-            V value = load(sums + c) * alpha;
+            V value = sum(r, c, LANES) * alpha;
             if (residual) value += load(residual + c);
             store(y + c, clamp(value, low, high));
         }
         if (c < cols) {
-            V value = load(sums + c) * alpha;
+            V value = sum(r, c, cols - c) * alpha;
             if (residual) value += load_some(residual + c, cols - c);
             store_some(y + c, clamp(value, low, high), cols - c);
         }
@@ -152,38 +154,52 @@ void finish_short(const Output& output, const float* sums, Y* y, const R* residu
     }
 }
 
-template <class Y>
-void finish_as(const Output& output, Register* registers, int64_t row, int64_t column, int64_t rows,
-               int64_t cols) {
+template <class Y, class Sum>
+RL_INLINE void finish_short_as(const Output& output, Sum sum, int64_t row, int64_t column, int64_t rows, int64_t cols) {
     Y* y = reinterpret_cast<Y*>(output.y) + row * output.ldy + column;
-    const Ending& ending = output.ending;
-    if (!ending.is_short) {
-        if (output.alpha != 1)
-            for (int64_t i = 0; i < rows * cols; i += LANES)
-                store(registers[0] + i, load(registers[0] + i) * output.alpha);
-        const int64_t found = evaluate(output, registers, row, column, rows, cols);
-        return store_tile(y, registers[found], rows, cols, output.ldy, 1);
-    }
-    const float* sums = registers[0];
-    if (ending.residual < 0)
-        return finish_short<Y, float>(output, sums, y, nullptr, 0, rows, cols);
-    const Operand operand = output.expression.operand(ending.residual);
-    const char* from = output.context.at(operand.ref) +
-                       output.offset(ending.residual, row, column) * nbytes_of(operand.type);
+    const int64_t residual = output.ending.residual;
+    if (residual < 0) return finish_short<Y, float>(output, sum, y, nullptr, 0, rows, cols);
+    const Operand operand = output.expression.operand(residual);
+    const char* from = output.context.at(operand.ref) + output.offset(residual, row, column) * nbytes_of(operand.type);
     const int64_t step = operand.strides[output.expression.rank - 2];
     if (operand.type == F32)
-        finish_short(output, sums, y, reinterpret_cast<const float*>(from), step, rows, cols);
+        finish_short(output, sum, y, reinterpret_cast<const float*>(from), step, rows, cols);
     else
-        finish_short(output, sums, y, reinterpret_cast<const uint16_t*>(from), step, rows, cols);
+        finish_short(output, sum, y, reinterpret_cast<const uint16_t*>(from), step, rows, cols);
+}
+
+// Of an output whose expression is short.
+template <class Sum>
+RL_INLINE void finish_short(const Output& output, Sum sum, int64_t row, int64_t column, int64_t rows, int64_t cols) {
+    if (output.type == F32)
+        finish_short_as<float>(output, sum, row, column, rows, cols);
+    else
+        finish_short_as<uint16_t>(output, sum, row, column, rows, cols);
+}
+
+// Of one whose expression is not.
+template <class Y>
+void finish_long(const Output& output, Register* registers, int64_t row, int64_t column, int64_t rows, int64_t cols) {
+    if (output.alpha != 1)
+        for (int64_t i = 0; i < rows * cols; i += LANES)
+            store(registers[0] + i, load(registers[0] + i) * output.alpha);
+    const int64_t found = evaluate(output, registers, row, column, rows, cols);
+    Y* y = reinterpret_cast<Y*>(output.y) + row * output.ldy + column;
+    store_tile(y, registers[found], rows, cols, output.ldy, 1);
 }
 
 // Takes rows x cols sums that stand in registers[0] without gaps to their place in y.
 inline void finish(const Output& output, Register* registers, int64_t row, int64_t column, int64_t rows,
                    int64_t cols) {
+    if (output.ending.is_short) {
+        const float* sums = registers[0];
+        return finish_short(output, [=](int64_t r, int64_t c, int64_t) RL_INLINE { return load(sums + r * cols + c); }, row,
+                            column, rows, cols);
+    }
     if (output.type == F32)
-        finish_as<float>(output, registers, row, column, rows, cols);
+        finish_long<float>(output, registers, row, column, rows, cols);
     else
-        finish_as<uint16_t>(output, registers, row, column, rows, cols);
+        finish_long<uint16_t>(output, registers, row, column, rows, cols);
 }
 
 // Asks for lines of rows that lie apart, to write or to read. Always in place: GCC takes a function

@@ -60,60 +60,41 @@ struct Scales {
 };
 
 // rows x cols sums, `step` apart, to y.
-void finish_sums(const Output& output, const Scales& scales, const int32_t* sums, int64_t step, Register* registers,
-                 int64_t row, int64_t column, int64_t rows, int64_t cols) {
-    float* to = registers[0];
-    for (int64_t r = 0; r < rows; ++r, to += cols, sums += step) {
-        const float scale = scales.rows[row + r], low = scales.row_lows[row + r];
-        for (int64_t c = 0; c < cols; c += LANES) {
-            const int64_t lanes = std::min(LANES, cols - c);
-            VI whole;
-            std::memcpy(&whole, sums + c, sizeof whole);
-            V value = __builtin_convertvector(whole, V) * (load_first(scales.columns + column + c, lanes) * scale) +
-                      load_first(scales.column_lows + column + c, lanes) * low;
-            if (scales.bias) value += load_first(scales.bias + column + c, lanes);
-            store(to + c, value);
-        }
-    }
+inline void finish_sums(const Output& output, const Scales& scales, const int32_t* sums, int64_t step, Register* registers,
+                        int64_t row, int64_t column, int64_t rows, int64_t cols) {
+    const auto sum = [&](int64_t r, int64_t c, int64_t lanes) RL_INLINE {
+        VI whole;
+        std::memcpy(&whole, sums + r * step + c, sizeof whole);
+        const auto column_of = [&](const float* vector) RL_INLINE {
+            return lanes == LANES ? load(vector + column + c) : load_first(vector + column + c, lanes);
+        };
+        V start = column_of(scales.column_lows) * scales.row_lows[row + r];
+        if (scales.bias) start += column_of(scales.bias);
+        return __builtin_convertvector(whole, V) * (column_of(scales.columns) * scales.rows[row + r]) + start;
+    };
+    if (output.ending.is_short) return finish_short(output, sum, row, column, rows, cols);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < cols; c += LANES) store(registers[0] + r * cols + c, sum(r, c, std::min(LANES, cols - c)));
     finish(output, registers, row, column, rows, cols);
 }
 
 #if defined(__AMX_INT8__)
-// Two neighbouring tiles of sums to y.
-template <int PAIR>
-void finish_tiles(const Output& output, const Scales& scales, Register* registers, int64_t row, int64_t column,
-                  int64_t rows, int64_t skip, int64_t tiles) {
-    if (skip >= rows) return;
-    alignas(64) int32_t held[2 * SIDE * SIDE];
-    const int64_t width = tiles * SIDE, step = width * int64_t(sizeof(int32_t));
-    if constexpr (PAIR == 0) {
-        _tile_stored(0, held, step);
-        if (tiles > 1) _tile_stored(1, held + SIDE, step);
-    } else {
-        _tile_stored(2, held, step);
-        if (tiles > 1) _tile_stored(3, held + SIDE, step);
-    }
-    asm volatile("" ::: "memory");
-    finish_sums(output, scales, held + skip * width, width, registers, row + skip, column, rows - skip,
-                std::min(width, output.n - column));
-}
-
 void multiply_int8(Product p, const int8_t* w, const Output& output, const Scales& scales, const Area& own) {
     alignas(64) Register registers[REGISTERS];
     Tiles tiles;
+    Endings endings(output, [&](const int32_t* sums, int64_t step, int64_t row, int64_t column, int64_t rows, int64_t cols) {
+        finish_sums(output, scales, sums, step, registers, row, column, rows, cols);
+    });
     p.k = parts_of(p.k, DEPTH_OF<int8_t>) * DEPTH_OF<int8_t>;  // with the zeros that follow
     multiply_blocks_in_tiles(p, w, tiles, own, output.context.scratch, [&](const BlockOf<int8_t>& block, const Place& at) {
         _tile_zero(0);
         _tile_zero(1);
         _tile_zero(2);
         _tile_zero(3);
-        multiply_tiles(block, at.down, at.across);
-        finish_tiles<0>(output, scales, registers, at.row, at.column, at.rows[0], at.skip, std::min<int64_t>(at.across, 2));
-        if (at.down == 2)
-            finish_tiles<1>(output, scales, registers, at.row + at.rows[0], at.column, at.rows[1],
-                            std::max<int64_t>(at.skip - at.rows[0], 0), at.across);
-        else if (at.across > 2)
-            finish_tiles<1>(output, scales, registers, at.row, at.column + 2 * SIDE, at.rows[0], at.skip, at.across - 2);
+        prefetch_block(output, at);
+        endings.spread(steps_of(block));
+        multiply_tiles(block, at.down, at.across, endings);
+        endings.take(at, std::min(at.across * SIDE, output.n - at.column));
     });
 }
 #else

@@ -10,10 +10,14 @@
 //   const Output output = {context, expression, bias, y, y_type, ldy, n};
 //   Tiles tiles;
 //   tiles.configure(rows of the first tile of x, rows of the second);
+//   Endings endings(output, ToOutput(output));
 //   for each block of rows, for each group of strips (2 beside two tiles of rows, 4 beside one):
 //       const Rows pieces[] = {{{where each tile's rows start}, how far they lie apart, k}, ..};
 //       Block block = {pieces, number of pieces, w + strips.offset(s), strips.nbytes()};
-//       product(block, output, registers, {row, rows, ..});
+//       product(block, output, endings, {row, rows, ..});
+//
+// What follows a block's sums, an expression and the way to y, takes as long as they do. It is done
+// piece by piece between the products of the next block, as tiles and vectors work side by side.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 #pragma once
@@ -106,8 +110,9 @@ using Block = BlockOf<uint16_t>;
     else                                 \
         _tile_dpbusd(sums, x, w)
 
-template <int DOWN, int ACROSS, class T>
-void multiply_tiles(const BlockOf<T>& block) {
+// between: called once per DEPTH values of k, for other work.
+template <int DOWN, int ACROSS, class T, class Between>
+[[gnu::always_inline]] inline void multiply_tiles(const BlockOf<T>& block, Between& between) {
     static_assert(DOWN == 1 ? ACROSS <= 4 : ACROSS <= 2);
     constexpr int64_t DEPTH = DEPTH_OF<T>;
     const T* w = block.w;
@@ -140,19 +145,20 @@ void multiply_tiles(const BlockOf<T>& block) {
                 _tile_loadd(7, w + 3 * next, 64);
                 RL_MULTIPLY(3, 4, 7);
             }
+            between();
         }
     }
 }
 #undef RL_MULTIPLY
 
-template <class T>
-void multiply_tiles(const BlockOf<T>& block, int64_t down, int64_t across) {
+template <class T, class Between>
+void multiply_tiles(const BlockOf<T>& block, int64_t down, int64_t across, Between& between) {
     if (down == 2)
-        across == 2 ? multiply_tiles<2, 2>(block) : multiply_tiles<2, 1>(block);
+        across == 2 ? multiply_tiles<2, 2>(block, between) : multiply_tiles<2, 1>(block, between);
     else if (across > 2)
-        across == 4 ? multiply_tiles<1, 4>(block) : multiply_tiles<1, 3>(block);
+        across == 4 ? multiply_tiles<1, 4>(block, between) : multiply_tiles<1, 3>(block, between);
     else
-        across == 2 ? multiply_tiles<1, 2>(block) : multiply_tiles<1, 1>(block);
+        across == 2 ? multiply_tiles<1, 2>(block, between) : multiply_tiles<1, 1>(block, between);
 }
 
 // Where a block's sums belong: `rows` of them from `row` on, those of the first tile `first`.
@@ -160,6 +166,12 @@ struct Place {
     int64_t row, column, rows[2], down, across;
     int64_t skip = 0;
 };
+
+// Asks for what the end of a block needs, while its sums are computed.
+inline void prefetch_block(const Output& output, const Place& p) {
+    const int64_t rows = p.rows[0] + (p.down == 2 ? p.rows[1] : 0);
+    prefetch_end(output, p.row + p.skip, p.column, rows - p.skip, std::min(p.across * SIDE, output.n - p.column));
+}
 
 inline void start_tiles(const Output& output, int64_t column, int64_t down, int64_t across) {
     alignas(64) float held[4 * SIDE];
@@ -179,38 +191,103 @@ inline void start_tiles(const Output& output, int64_t column, int64_t down, int6
     if ((down == 2 && across > 1) || across > 3) _tile_loadd(3, second + SIDE, 0);
 }
 
-// Two neighbouring tiles of sums to y.
-template <int PAIR>
-void finish_pair(const Output& output, Register* registers, int64_t row, int64_t column, int64_t rows,
-                 int64_t skip, int64_t tiles) {
-    const int64_t width = tiles * SIDE, cols = std::min(width, output.n - column);
-    const bool is_straight = output.is_plain() && cols == width;
-    float* to = is_straight ? output.at(row, column) : registers[0];
-    const int64_t step = (is_straight ? output.ldy : width) * int64_t(sizeof(float));
-    if constexpr (PAIR == 0) {
-        _tile_stored(0, to, step);
-        if (tiles > 1) _tile_stored(1, to + SIDE, step);
-    } else {
-        _tile_stored(2, to, step);
-        if (tiles > 1) _tile_stored(3, to + SIDE, step);
-    }
-    asm volatile("" ::: "memory");
-    if (is_straight || skip >= rows) return;
-    if (skip) std::memmove(to, to + skip * width, (rows - skip) * width * sizeof(float));
-    close_gaps(to, rows - skip, width, cols);
-    finish(output, registers, row + skip, column, rows - skip, cols);
+// All sums of a block to rows `step` bytes apart.
+inline void store_tiles(const Place& p, void* to, int64_t step) {
+    char *first = static_cast<char*>(to), *second = p.down == 2 ? first + p.rows[0] * step : first + 2 * SIDE * 4;
+    _tile_stored(0, first, step);
+    if (p.across > 1) _tile_stored(1, first + SIDE * 4, step);
+    if (p.down == 2 || p.across > 2) _tile_stored(2, second, step);
+    if ((p.down == 2 && p.across > 1) || p.across > 3) _tile_stored(3, second + SIDE * 4, step);
+    asm volatile("" ::: "memory");  // the compiler does not know that tiles write memory
 }
 
-// A whole block from the bias to y.
-inline void product(const Block& block, const Output& output, Register* registers, const Place& p) {
+// The sums of the block before, on their way while the next are multiplied: put(sums, step, row,
+// column, rows, cols) takes rows of them, `step` apart, to their place.
+template <class Put>
+class Endings {
+  public:
+    Endings(const Output& output, Put put) : put_(put), is_short_(output.ending.is_short) {}
+    Endings(const Endings&) = delete;
+    Endings& operator=(const Endings&) = delete;
+    ~Endings() { flush(); }
+
+    // The next block has so many steps.
+    void spread(int64_t steps) {
+        const int64_t pieces = (rows_ - done_ + most_rows_ - 1) / most_rows_;
+        per_step_ = pieces > steps ? (pieces + steps - 1) / steps : 1;
+        pause_ = pieces ? std::max(steps / pieces, int64_t(1)) : steps + 1;
+        countdown_ = pause_;
+    }
+    // One step of it is done.
+    void operator()() {
+        if (--countdown_) return;
+        countdown_ = pause_;
+        for (int64_t i = 0; i < per_step_ && done_ < rows_; ++i) put_piece();
+    }
+    // The block in the tiles, of which the first `cols` columns are there.
+    void take(const Place& p, int64_t cols) {
+        flush();
+        width_ = p.across * SIDE, cols_ = cols, row_ = p.row, column_ = p.column;
+        most_rows_ = is_short_ ? 4 : TILE / width_;
+        rows_ = p.rows[0] + (p.down == 2 ? p.rows[1] : 0), done_ = p.skip;
+        store_tiles(p, sums_, width_ * 4);
+    }
+    void flush() {
+        while (done_ < rows_) put_piece();
+    }
+
+  private:
+    alignas(64) int32_t sums_[4 * SIDE * SIDE];  // or fp32
+    Put put_;
+    const bool is_short_;
+    int64_t most_rows_ = 1;  // in one piece: whole registers, where an expression is run step by step
+    int64_t rows_ = 0, done_ = 0, width_ = 0, cols_ = 0, row_ = 0, column_ = 0;
+    int64_t pause_ = 1, countdown_ = 1, per_step_ = 1;
+
+    void put_piece() {
+        const int64_t rows = std::min(most_rows_, rows_ - done_);
+        put_(sums_ + done_ * width_, width_, row_ + done_, column_, rows, cols_);
+        done_ += rows;
+    }
+};
+
+// Sums of fp32 through the expression to y.
+class ToOutput {
+  public:
+    explicit ToOutput(const Output& output) : output_(output) {}
+
+    void operator()(const void* sums, int64_t step, int64_t row, int64_t column, int64_t rows, int64_t cols) {
+        const float* from = static_cast<const float*>(sums);
+        if (output_.ending.is_short)
+            return finish_short(output_, [=](int64_t r, int64_t c, int64_t) RL_INLINE { return load(from + r * step + c); },
+                                row, column, rows, cols);
+        for (int64_t r = 0; r < rows; ++r) std::memcpy(registers_[0] + r * cols, from + r * step, cols * sizeof(float));
+        finish(output_, registers_, row, column, rows, cols);
+    }
+
+  private:
+    const Output& output_;
+    alignas(64) Register registers_[REGISTERS];
+};
+
+template <class T>
+int64_t steps_of(const BlockOf<T>& block) {
+    int64_t steps = 0;
+    for (int64_t p = 0; p < block.num_pieces; ++p) steps += block.pieces[p].depth;
+    return steps;
+}
+
+// A whole block from the bias to y, or on its way.
+inline void product(const Block& block, const Output& output, Endings<ToOutput>& endings, const Place& p) {
     start_tiles(output, p.column, p.down, p.across);
-    multiply_tiles(block, p.down, p.across);
-    finish_pair<0>(output, registers, p.row, p.column, p.rows[0], p.skip, std::min<int64_t>(p.across, 2));
-    if (p.down == 2)
-        finish_pair<1>(output, registers, p.row + p.rows[0], p.column, p.rows[1],
-                       std::max<int64_t>(p.skip - p.rows[0], 0), p.across);
-    else if (p.across > 2)
-        finish_pair<1>(output, registers, p.row, p.column + 2 * SIDE, p.rows[0], p.skip, p.across - 2);
+    prefetch_block(output, p);
+    endings.spread(steps_of(block));
+    multiply_tiles(block, p.down, p.across, endings);
+    const int64_t width = p.across * SIDE, cols = std::min(width, output.n - p.column);
+    if (output.is_plain() && cols == width)
+        store_tiles(p, output.at(p.row, p.column), output.ldy * int64_t(sizeof(float)));
+    else
+        endings.take(p, cols);
 }
 
 }  // namespace rl::RL_ISA
