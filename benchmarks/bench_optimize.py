@@ -120,14 +120,20 @@ class Result(msgspec.Struct, kw_only=True):
 
     @property
     def ratio(self) -> float | None:
-        """The best peer's time over ours: the median of the rounds' own ratios, for a machine that
-        is slow in a round is so for both; of records without samples, the ratio of the medians.
+        """The best peer's time over ours, as the rounds say: per peer the median of its rounds'
+        ratios, as a machine that is slow in a round is so for both, and of the peers the least. Of
+        records without samples, the ratio of the medians.
         """
         ours, best = self.best(is_peer=False), self.best(is_peer=True)
         if ours is None or best is None or not ours.time_s or not best.time_s:
             return None
-        rounds = [b / o for b, o in zip(best.times_s, ours.times_s, strict=False)]
-        return median(rounds) if rounds else best.time_s / ours.time_s
+        peers = [e for e in self.entries if e.is_peer and e.skipped is None and e.times_s]
+        if not peers or not ours.times_s:
+            return best.time_s / ours.time_s
+        return min(
+            median(p / o for p, o in zip(peer.times_s, ours.times_s, strict=False))
+            for peer in peers
+        )
 
 
 class Record(msgspec.Struct, kw_only=True):
