@@ -343,9 +343,11 @@ def _stage_table(record: Record, stage: str) -> str:
                 f"{roofline_s / ours.time_s:.0%}" if ours and ours.time_s and roofline_s else "-",
             ]
         )
+    is_paired = any(e.times_s for r in results for e in r.entries)
+    paired = ", round for round, medians" if is_paired else ""
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     summary = (
-        "Milliseconds; ratios are medians over the rounds. Best peer over ours: geometric mean "
+        f"Milliseconds. Best peer over ours{paired}: geometric mean "
         f"{_mean(ratios):.3f}, least "
         f"{min(ratios, default=0):.3f}; {sum(r >= LEAST_RATIO for r in ratios)} of {len(ratios)} "
         f"at {LEAST_RATIO} or more. Eager over ours: geometric mean {_mean(gains):.1f}."

@@ -32,9 +32,6 @@ from ridgeline.machines.calibrate import calibrate
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
 MISS = 0.30
-# A machine is the calibrated one while fixed products stay so near to their calibrated rates, and
-# the fastest look is less than so many times the slowest.
-STEADY, UNSTEADY = 0.15, 1.5
 CALIBRATIONS, LEAST_CLEAN = 3, 0.7
 CASE_LIMIT_S = 900.0
 
@@ -184,24 +181,23 @@ def _model(part: Part) -> dict[str, object]:
     }
     if abs(error) > MISS:
         known = TOO_FAST if error < 0 else TOO_SLOW
-        told = (_drift(part, error), known.get(part.key, ""))
-        model["explanation"] = " ".join(filter(None, told)) or "not looked into; see largest_gaps"
+        told = _drift(part, error) or known.get(part.key, "")
+        model["explanation"] = told or "not looked into; see largest_gaps"
         model["largest_gaps"] = _gaps(part)
     return model
 
 
 def _drift(part: Part, error: float) -> str:
-    """What the watched products say of the machine meanwhile; "" where it was as calibrated."""
+    """What the watched products say of a miss: the machine's, if by their rates there is none."""
     looks = sorted(rate / p.calibrated for p in part.watched for rate in p.rates)
-    if not looks:
-        return ""
-    middle = statistics.median(looks)
-    if abs(middle - 1) < STEADY and looks[-1] / looks[0] < UNSTEADY:
+    middle = statistics.median(looks) if looks else 1.0
+    corrected = (1 + error) / middle - 1
+    if abs(corrected) > MISS:
         return ""
     return (
         f"The machine was another: between the turns the same {len(part.watched)} products ran at"
-        f" {looks[0]:.2f} to {looks[-1]:.2f} of the rates that calibration found for them, the"
-        f" median at {middle:.2f}; by that the error would be {(1 + error) / middle - 1:+.0%}."
+        f" {middle:.2f} of the rates that calibration found for them (median; {looks[0]:.2f} to"
+        f" {looks[-1]:.2f}); by that the error would be {corrected:+.0%}."
     )
 
 

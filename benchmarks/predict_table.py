@@ -74,10 +74,11 @@ def main() -> None:
 
 
 def _latest() -> Path:
-    found = sorted((ROOT / "benchmarks" / "records").glob("predict-*.json"))
-    if not found:
+    found = (ROOT / "benchmarks" / "records").glob("predict-*.json")
+    dated = {msgspec.json.decode(path.read_bytes(), type=Record).date: path for path in found}
+    if not dated:
         sys.exit("no record; run benchmarks/bench_predict.py first.")
-    return found[-1]
+    return dated[max(dated)]
 
 
 def _tables(record: Record, path: Path) -> Iterable[str]:

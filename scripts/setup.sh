@@ -62,6 +62,7 @@ pip_install setuptools || fail "$stopped"
 
 # The kernels compile while pip downloads and unpacks. A shell's background job does not hear Ctrl-C.
 mkdir -p build
+rm -f ridgeline/native/_kernels*.so  # of other sources, or of another Python
 .venv/bin/python setup.py -q build_ext --inplace > build/kernels.log 2>&1 &
 compiling=$!
 trap 'kill $compiling 2>/dev/null || true' EXIT

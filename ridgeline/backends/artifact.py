@@ -142,7 +142,7 @@ def load(path: str | os.PathLike[str], *, is_trusted: bool = False) -> Loaded:
         is_allowed = is_trusted or is_own(_sealed(manifest), manifest.seal)
         backend = BACKENDS[manifest.backend]
         reason = _reason_to_recompile(manifest, backend, bool(content), is_allowed)
-        if reason is None and content:
+        if reason is None and content and _can_run(backend, manifest.dtype):
             for member, data in content.items():
                 (folder / member).write_bytes(data)
             try:
@@ -153,6 +153,15 @@ def load(path: str | os.PathLike[str], *, is_trusted: bool = False) -> Loaded:
             except Exception as error:  # another version's files fail in any way
                 reason = f"what the file holds does not load here ({first_line(error)})"
     return _compiled(graph, manifest, reason)
+
+
+def _can_run(backend: type[Backend], dtype: Dtype) -> bool:
+    """Whether this machine has what the backend needs; compiling anew says what it lacks."""
+    try:
+        backend.require(dtype)
+    except (BackendError, MissingExtra):
+        return False
+    return True
 
 
 def _compiled(graph: Graph, manifest: Manifest, reason: str | None) -> Loaded:

@@ -28,13 +28,15 @@ Runnable = Callable[..., tuple[Tensor, ...]]
 class Setting:
     """How a graph is to be built. keep: a folder for the files that a saved model needs besides
     the graph. calibration: sets of inputs, for a backend that quantises. tolerance: the error that
-    its outputs may have, for one that can choose what to quantise.
+    its outputs may have, for one that can choose what to quantise; whole: the graph in the dtypes
+    that it was given with, whose outputs they are compared with.
     """
 
     dtype: Dtype = "fp32"
     keep: Path | None = None
     calibration: tuple[tuple[Tensor, ...], ...] = ()
     tolerance: float | None = None
+    whole: Graph | None = None
 
 
 class Backend(ABC):
@@ -76,6 +78,7 @@ class Backend(ABC):
             keep=keep,
             calibration=tuple(map(tuple, calibration)),
             tolerance=tolerance,
+            whole=graph,
         )
         try:
             lowered = self.lower(graph, dtype)

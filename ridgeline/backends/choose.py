@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Literal
 
@@ -277,10 +278,16 @@ def _write_jobs(folder: Path, task: _Task, plans: Sequence[Plan]) -> list[Job]:
                 folder=str(own),
                 threads=task.threads,
                 memory_limit_bytes=task.limits.memory_bytes,
-                tolerance=TOLERANCES[plan.dtype] if task.tolerance is None else task.tolerance,
+                tolerance=_tolerance(task, plan.dtype),
             )
         )
     return jobs
+
+
+def _tolerance(task: _Task, dtype: Dtype) -> float | None:
+    """The error that outputs may have; None for any, as JSON has no infinity."""
+    found = TOLERANCES[dtype] if task.tolerance is None else task.tolerance
+    return found if isfinite(found) else None
 
 
 def _files_of(plan: Plan, job: Job) -> dict[str, bytes]:

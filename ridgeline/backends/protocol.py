@@ -10,7 +10,7 @@ from ridgeline.backends.backend import Dtype
 class Job(msgspec.Struct, forbid_unknown_fields=True):
     """What a child is to compile. backend: "module:Class". Paths are files that the parent wrote;
     calibration: a list of sets of inputs. folder: where the child leaves its outputs and files.
-    tolerance: the error that its outputs may have.
+    tolerance: the error that its outputs may have, None for any.
     """
 
     backend: str
@@ -21,7 +21,7 @@ class Job(msgspec.Struct, forbid_unknown_fields=True):
     folder: str
     threads: int
     memory_limit_bytes: int
-    tolerance: float
+    tolerance: float | None
 
 
 class Turn(msgspec.Struct, forbid_unknown_fields=True):

@@ -17,7 +17,7 @@ CANNOT_WIN = "cannot win"
 class Candidate:
     """One way to run the graph. time_s: median of its clean samples (of the faster half of all,
     where fewer than five are clean); spread_s: their interquartile range. times_s: all its samples,
-    round by round, so that two candidates can be compared round for round.
+    round by round; those of candidates that began together can be compared round for round.
 
     skipped: why it was not chosen from; None for a candidate that ran and agreed.
     """

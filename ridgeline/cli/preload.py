@@ -6,6 +6,7 @@ asks for it through a call that gives up the interpreter's lock.
 
 import ctypes
 import importlib.util
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -49,4 +50,4 @@ def _load(path: Path) -> None:
     """`dlopen`, called as any C function is: ctypes.CDLL would hold the lock."""
     dlopen = ctypes.CDLL(None).dlopen
     dlopen.argtypes, dlopen.restype = [ctypes.c_char_p, ctypes.c_int], ctypes.c_void_p
-    dlopen(str(path).encode(), sys.getdlopenflags())
+    dlopen(os.fsencode(path), sys.getdlopenflags())

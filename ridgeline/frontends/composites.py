@@ -5,7 +5,8 @@ each of torch's thousand, used or not, which takes a quarter of a small capture.
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
+from threading import RLock
 from unittest.mock import patch
 
 import torch
@@ -15,6 +16,7 @@ from torch._ops import OpOverload
 from torch.export import ExportedProgram, exported_program
 
 _COLLECT = "_collect_all_valid_cia_ops"
+_OVERRIDING = RLock()
 # Composites that never stay whole, for they may alias, and of which no part is a composite that
 # does: each becomes views and copies. What is not listed here may hide one.
 _VIEWS = frozenset(
@@ -37,15 +39,19 @@ _VIEWS = frozenset(
 )
 
 
-def own_composites(program: ExportedProgram) -> AbstractContextManager[object]:
+@contextmanager
+def own_composites(program: ExportedProgram) -> Iterator[None]:
     """Within the block, decomposing keeps the composites that occur in `program`, which is the same
-    as keeping all: nothing where another might turn up, or where torch has changed.
+    as keeping all: nothing where another might turn up, or where torch has changed. One thread at a
+    time, for what is overridden is torch's own.
     """
     composites = {operator for operator in _operators(program) if _is_cia_op(operator)}
     kept = {operator for operator in composites if _is_preservable_cia_op(operator)}
     if composites - kept - _VIEWS or not hasattr(exported_program, _COLLECT):
-        return nullcontext()
-    return patch.object(exported_program, _COLLECT, lambda: kept)
+        yield
+        return
+    with _OVERRIDING, patch.object(exported_program, _COLLECT, lambda: kept):
+        yield
 
 
 def _operators(program: ExportedProgram) -> Iterator[OpOverload]:

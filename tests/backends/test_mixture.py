@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ridgeline.backends.agreement import compare
+from ridgeline.backends.artifact import load, save
+from ridgeline.backends.choose import optimize
 from ridgeline.backends.native.backend import Native
 from ridgeline.backends.native.builder import Size
 from ridgeline.backends.native.mixture import kept_wide
@@ -18,6 +20,7 @@ from ridgeline.native.library import Library
 
 A, B, C = (1, 256, 64), (1, 512, 64), (1, 256, 512)
 WORK: dict[Size, float] = {A: 1.0, B: 2.0, C: 4.0}
+EXACT = [(torch.tensor([1.0, 0.0]),)]
 
 
 def outputs_of(errors: dict[Size, float]) -> object:
@@ -42,7 +45,7 @@ def outputs_of(errors: dict[Size, float]) -> object:
 def test_what_brings_most_error_for_its_work_stays(
     errors: dict[Size, float], expected: set[Size]
 ) -> None:
-    assert kept_wide(WORK, outputs_of(errors), 0.1, "m") == expected  # type: ignore[arg-type]
+    assert kept_wide(WORK, outputs_of(errors), EXACT, 0.1, "m") == expected  # type: ignore[arg-type]
 
 
 def test_errors_that_come_together_are_measured_together() -> None:
@@ -50,16 +53,24 @@ def test_errors_that_come_together_are_measured_together() -> None:
         rounded = [size for size in WORK if size not in kept]
         return [(torch.tensor([1.0, 0.05 * len(rounded) ** 2]),)]  # not independent at all
 
-    assert kept_wide(WORK, outputs, 0.1, "m") == {A, B}
+    assert kept_wide(WORK, outputs, EXACT, 0.1, "m") == {A, B}
+
+
+def test_the_error_that_bf16_has_already_counts() -> None:
+    def outputs(kept: Collection[Size]) -> list[tuple[Tensor]]:
+        rounded = sum(0.02 for size in WORK if size not in kept)
+        return [(torch.tensor([1.0, 0.05 + rounded]),)]
+
+    assert kept_wide(WORK, outputs, EXACT, 0.1, "m") == {A}
 
 
 def test_where_every_product_breaks_the_tolerance_that_is_said() -> None:
     with pytest.raises(BackendError, match="whichever products are rounded"):
-        kept_wide(WORK, outputs_of(dict.fromkeys(WORK, 0.5)), 0.1, "m")  # type: ignore[arg-type]
+        kept_wide(WORK, outputs_of(dict.fromkeys(WORK, 0.5)), EXACT, 0.1, "m")  # type: ignore[arg-type]
 
 
 def test_without_products_nothing_is_run() -> None:
-    assert kept_wide({}, pytest.fail, 0.1, "m") == frozenset()
+    assert kept_wide({}, pytest.fail, [], 0.1, "m") == frozenset()
 
 
 class Uneven(nn.Module):
@@ -93,9 +104,29 @@ def test_a_tolerance_is_kept_by_leaving_a_product_in_bf16_also_when_loaded(tmp_p
     assert torch.equal(mixed(x)[0], loaded(x)[0])
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"wide": [[1, 2]]}', b'{"wide": [], "more": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"\xff": 1}', b'{"wide": [[1, 2]]}', b'{"wide": [], "more": 1}']
+)
 def test_a_damaged_list_of_products_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     graph = capture(nn.Linear(4, 4), (torch.ones(2, 4),))
     (tmp_path / "products.json").write_bytes(content)
     with pytest.raises(BackendError, match="does not say which products"):
         Native().load(graph, tmp_path, "fp32")
+
+
+def test_without_the_units_a_saved_model_runs_eagerly_with_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, x = capture(nn.Linear(4, 4), (torch.ones(2, 4),)), torch.ones(2, 4)
+    found = optimize(graph, (x,), backends=["native"], dtypes=["fp32"], repeats=2)
+    save(found, tmp_path / "m.ridge")
+    assert load(tmp_path / "m.ridge").note is None
+
+    def lacking(cls: type[Native], dtype: str) -> None:
+        raise BackendError("no kernels here")
+
+    monkeypatch.setattr(Native, "require", classmethod(lacking))
+    loaded = load(tmp_path / "m.ridge")
+    assert loaded.backend == "eager"
+    assert "no kernels here" in (loaded.note or "")
+    assert torch.equal(loaded(x)[0], graph.program.module()(x))

@@ -1,6 +1,8 @@
 """Decomposing with a program's own composites overridden is the same as with all of torch's."""
 
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import pytest
 import torch
@@ -47,23 +49,33 @@ def _graph(target: str | nn.Module, phase: Phase) -> Graph:
 
 
 @pytest.mark.parametrize(
-    ("target", "phase"),
+    ("target", "phase", "is_narrowed"),
     [
-        (Views(), Phase.FORWARD),
-        (InABranch(), Phase.FORWARD),
-        (Hiding(), Phase.FORWARD),
-        ("zoo:llama-3.1-405b", Phase.PREFILL),
-        ("zoo:llama-tiny", Phase.DECODE),
-        ("zoo:mixtral-tiny", Phase.TRAIN),
-        ("zoo:bert-base", Phase.FORWARD),
-        ("zoo:sd-v1-block", Phase.TRAIN),
-        ("zoo:resnet50", Phase.FORWARD),
+        (Views(), Phase.FORWARD, True),
+        (InABranch(), Phase.FORWARD, True),
+        (Hiding(), Phase.FORWARD, False),
+        ("zoo:llama-3.1-405b", Phase.PREFILL, True),
+        ("zoo:llama-tiny", Phase.DECODE, True),
+        ("zoo:mixtral-tiny", Phase.TRAIN, True),
+        ("zoo:bert-base", Phase.FORWARD, True),
+        ("zoo:sd-v1-block", Phase.TRAIN, True),
+        ("zoo:resnet50", Phase.FORWARD, False),
     ],
 )
 def test_the_graph_is_the_one_that_keeping_all_composites_gives(
-    target: str | nn.Module, phase: Phase, monkeypatch: pytest.MonkeyPatch
+    target: str | nn.Module, phase: Phase, is_narrowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    narrowed: list[bool] = []
+
+    @contextmanager
+    def watched(program: torch.export.ExportedProgram) -> Iterator[None]:
+        narrowed.append(_is_narrowed(program))
+        with own_composites(program):
+            yield
+
+    monkeypatch.setattr("ridgeline.frontends.torch_export.own_composites", watched)
     own = _graph(target, phase)
+    assert any(narrowed) is is_narrowed
     monkeypatch.setattr("ridgeline.frontends.torch_export.own_composites", _all)
     assert own.digest == _graph(target, phase).digest
 
@@ -88,3 +100,22 @@ def test_another_torch_decomposes_as_it_does(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "_COLLECT", "_renamed")
     with own_composites(program):
         assert not hasattr(exported_program, "_renamed")
+
+
+def test_what_torch_had_is_there_again_after_two_threads() -> None:
+    before = getattr(exported_program, module._COLLECT)
+    program = torch.export.export(Views().eval(), (torch.ones(4, 6),))
+    started, inside = threading.Event(), threading.Event()
+
+    def second() -> None:
+        started.set()
+        with own_composites(program):
+            inside.set()
+
+    with own_composites(program):
+        other = threading.Thread(target=second)
+        other.start()
+        started.wait()
+        assert not inside.wait(0.2)
+    other.join()
+    assert getattr(exported_program, module._COLLECT) is before

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from ridgeline.backends.backend import Backend, Dtype, Runnable, Setting, aligned
+from ridgeline.backends.eager import Eager
 from ridgeline.backends.native.builder import (
     Builder,
     Instruction,
     Size,
     TorchCall,
-    aligned_bytes,
 )
 from ridgeline.backends.native.lower import Lowered, lower
 from ridgeline.backends.native.memory import plan
@@ -82,7 +82,7 @@ class Native(Backend):
         """The program anew, with the products in eight bits that it had."""
         try:
             saved = msgspec.json.decode((folder / PRODUCTS).read_bytes(), type=_Products)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BackendError(
                 f"{PRODUCTS} does not say which products to round: {error}"
             ) from error
@@ -99,7 +99,7 @@ def _runnable(form: Stateless, is_int8: bool, wide: frozenset[Size]) -> Runnable
 def _kept_wide(form: Stateless, graph: Graph, setting: Setting) -> frozenset[Size]:
     """The sizes of products that stay in bf16; none where nothing says what is tolerated."""
     sets = setting.calibration[:_MOST_SETS]
-    if setting.tolerance is None or not sets:
+    if setting.tolerance is None or setting.whole is None or not sets:
         return frozenset()
 
     def outputs(wide: Collection[Size]) -> list[tuple[Tensor, ...]]:
@@ -107,13 +107,15 @@ def _kept_wide(form: Stateless, graph: Graph, setting: Setting) -> frozenset[Siz
         return [run(*given) for given in sets]
 
     work = lower(form, Library(), is_int8=True).builder.work
-    return kept_wide(work, outputs, setting.tolerance, graph.name)
+    exact = Eager().compile(setting.whole)
+    expected = [exact(*given) for given in sets]
+    return kept_wide(work, outputs, expected, setting.tolerance, graph.name)
 
 
 def run_of(lowered: Lowered, threads: int, blank: Callable[[], list[Tensor]]) -> Raw:
     """Runs the steps; every call fills new outputs, which `blank` makes."""
     builder = lowered.builder
-    arena = aligned_bytes(plan(builder.steps))
+    arena = builder.pages.take(plan(builder.steps))
     where = _Where(builder, arena, lowered.num_inputs)
     pool = Pool(builder.library, threads)
     running = Lock()

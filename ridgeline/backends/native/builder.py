@@ -31,6 +31,7 @@ from ridgeline.backends.native.value import (
 )
 from ridgeline.errors import UnsupportedOp
 from ridgeline.native.library import Library
+from ridgeline.native.pages import Pages
 from ridgeline.native.program import MAX_RANK, Step
 
 # Operands that one expression may name; kernels hold their offsets in 64 words.
@@ -95,6 +96,7 @@ class Builder:
     is_int8: bool = False
     wide: frozenset[Size] = frozenset()
     work: dict[Size, float] = field(default_factory=dict)
+    pages: Pages = field(default_factory=Pages)
     steps: list[Instruction | TorchCall] = field(default_factory=list)
     constants: list[Buffer] = field(default_factory=list)
     _known: dict[tuple[object, ...], Buffer] = field(default_factory=dict)
@@ -126,7 +128,7 @@ class Builder:
         if key not in self._known:
             (n, k), kind = matrix.shape, type_of(matrix)
             room = self.library.packed_nbytes(kind, n, k)
-            target = aligned_bytes(room)
+            target = self.pages.take(room)
             self.library.pack(kind, n, k, matrix.data_ptr(), matrix.stride(), target.data_ptr())
             self._kept.append(matrix)  # its address stands for it
             self._known[key] = self._add(Buffer(Kind.CONSTANT, room, tensor=target))
@@ -152,7 +154,7 @@ class Builder:
         """Known matrices, packed one after the other."""
         kind, (n, k) = type_of(matrices[0]), matrices[0].shape
         room = self.library.packed_nbytes(kind, n, k)
-        target = aligned_bytes(room * len(matrices))
+        target = self.pages.take(room * len(matrices))
         for number, matrix in enumerate(matrices):
             self.library.pack(
                 kind, n, k, matrix.data_ptr(), matrix.stride(), target.data_ptr() + number * room
@@ -445,16 +447,6 @@ def _led(spec: Tensor, operands: Sequence[Value]) -> Tensor:
         if operand.spec.numel() == spec.numel() and 0 not in strides:
             return laid(spec, memory_order(operand.spec))
     return torch.empty(spec.shape, dtype=spec.dtype, device="meta")
-
-
-_ALIGNMENT = 64
-
-
-def aligned_bytes(nbytes: int) -> Tensor:
-    """Memory that starts at a multiple of 64 bytes, with as much to spare after it."""
-    held = torch.empty(nbytes + 2 * _ALIGNMENT, dtype=torch.uint8)
-    start = -held.data_ptr() % _ALIGNMENT
-    return held[start : start + nbytes + _ALIGNMENT]
 
 
 def applied(step: str, *arguments: Tree, p: float = 0.0, q: float = 0.0) -> Apply:

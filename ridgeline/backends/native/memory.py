@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from ridgeline.backends.native.builder import Instruction, TorchCall
 from ridgeline.backends.native.value import Buffer, Kind
+from ridgeline.native.pages import ALIGNMENT
 
-_ALIGNMENT = 64  # a cache line, and the widest vector
 # Kernels may prefetch beyond the end of what they read.
 _SLACK_NBYTES = 4096
 
@@ -41,4 +41,4 @@ def plan(steps: Sequence[Instruction | TorchCall]) -> int:
 
 
 def _rounded(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT

@@ -213,6 +213,7 @@ class Endings {
 
     // The next block has so many steps.
     void spread(int64_t steps) {
+        steps = std::max(steps, int64_t(1));
         const int64_t pieces = (rows_ - done_ + most_rows_ - 1) / most_rows_;
         per_step_ = pieces > steps ? (pieces + steps - 1) / steps : 1;
         pause_ = pieces ? std::max(steps / pieces, int64_t(1)) : steps + 1;
