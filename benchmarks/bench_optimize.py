@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from math import exp, log
 from pathlib import Path
@@ -49,6 +49,8 @@ SEED, REPEATS, THREADS, MS = 0, 30, 2, 1e3
 # Compiling everything for everybody is what takes the time; a candidate that needs longer is out.
 COMPILE_LIMIT_S, PATIENCE_S = 240.0, 15.0
 LEAST_RATIO = 0.98
+# Of each the newest record is on the page: lower precisions have one of their own.
+RENDERED = ("optimize-*.json", "lower-*.json")
 OURS = ("**ours**", "with", "to best peer", "to eager", "roofline", "of it")
 
 
@@ -156,8 +158,8 @@ def main() -> None:
     options = _options()
     path = options.out or RECORDS / f"optimize-{datetime.date.today().isoformat()}.json"
     if options.render:
-        newest = max(RECORDS.glob("optimize-*.json"))
-        PAGE.write_text(_with_tables(PAGE.read_text(), _read(newest)))
+        newest = [max(found) for found in map(list, map(RECORDS.glob, RENDERED)) if found]
+        PAGE.write_text(_with_tables(PAGE.read_text(), map(_read, newest)))
         return
     record = _read(path) if path.is_file() and not options.fresh else _new()
     done = {(r.model, r.stage) for r in record.results} | {
@@ -288,10 +290,11 @@ def _read(path: Path) -> Record:
     return msgspec.json.decode(path.read_bytes(), type=Record)
 
 
-def _with_tables(page: str, record: Record) -> str:
+def _with_tables(page: str, records: Iterable[Record]) -> str:
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{_markdown(record)}\n{END}{after}"
+    tables = "\n".join(map(_markdown, records))
+    return f"{before}{BEGIN}\n\n{tables}\n{END}{after}"
 
 
 def _markdown(record: Record) -> str:
