@@ -7,7 +7,7 @@
 
 Each is saved to out/NAME.ridge, loaded back and run; out/NAME.html is its report. A machine that
 was never calibrated is measured first, briefly, so that predictions stand beside measurements.
-Nothing is downloaded. On two quiet cores all of it takes about two minutes.
+Nothing is downloaded. On two cores all of it takes two to five minutes.
 """
 
 # ruff: noqa: E402  (two settings come before the import of torch)
