@@ -41,9 +41,9 @@ from ridgeline.report.optimize_html import optimize_page
 from ridgeline.report.waterfall import print_waterfall
 
 OUT = Path(__file__).resolve().parent.parent / "out"
-CALIBRATION_S = 25.0
+CALIBRATION_S = 20.0
 # How long a busy machine is measured on for each model, for want of clean samples.
-PATIENCE_S = 8.0
+PATIENCE_S = 6.0
 # Inductor, ahead of time or not, is left out: a minute of compiling that wins nothing here.
 BACKENDS = ("eager", "native", "onnxruntime", "openvino")
 # bf16 errs by about 9e-3 here and swaps two neighbours that are equally near but for 0.001.
