@@ -185,7 +185,7 @@ void multiply_in_tiles(const Job<uint16_t>& job, const uint16_t* rows, int64_t s
     release_tiles();
 }
 
-void convolve(const Job<uint16_t>& job, Register*) {
+void convolve(const Job<uint16_t>& job) {
     Endings endings(job.output, ToOutput(job.output));
     const int64_t count = Strips(job.panels.n, job.panels.k).count, step = Strips(1, job.panels.k).steps * DEPTH;
     int64_t first, last;
@@ -204,7 +204,8 @@ void convolve(const Job<uint16_t>& job, Register*) {
 #endif
 
 template <class X>
-void convolve(const Job<X>& job, Register* registers) {
+void convolve(const Job<X>& job) {
+    alignas(64) Register registers[REGISTERS];
     const Area own = own_area(job);
     if (own.from == own.to || own.first == own.last) return;
     const int64_t cols = (job.panels.column(own.to - 1) + job.panels.width(own.to - 1) - job.panels.column(own.from));
@@ -238,7 +239,6 @@ void convolve_groups(const Context& context, const int64_t* words) {
     const bool is_dense = window.ldx == channels && is_inside(window.width);
     const bool is_merged = is_mergeable(window, groups) && (is_dense || channels <= FEW_CHANNELS);
     const int64_t k = is_merged ? window.width.kernel * channels : channels;
-    alignas(64) Register registers[REGISTERS];
     X* zeros = reinterpret_cast<X*>(context.scratch);
     std::fill(zeros, zeros + k, X{});
     char* table = context.scratch + (k * int64_t(sizeof(X)) + 63) / 64 * 64;
@@ -259,7 +259,7 @@ void convolve_groups(const Context& context, const int64_t* words) {
                          zeros,
                          reinterpret_cast<const X**>(table),
                          reinterpret_cast<X*>(context.scratch + SCRATCH_NBYTES / 2)};
-        convolve(job, registers);
+        convolve(job);
     }
 }
 

@@ -16,8 +16,8 @@
 //       Block block = {pieces, number of pieces, w + strips.offset(s), strips.nbytes()};
 //       product(block, output, endings, {row, rows, ..});
 //
-// What follows a block's sums, an expression and the way to y, takes as long as they do. It is done
-// piece by piece between the products of the next block, as tiles and vectors work side by side.
+// What follows a block's sums, an expression and the way to y, is done piece by piece between the
+// products of the next block, as tiles and vectors work side by side.
 //
 // Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 #pragma once
