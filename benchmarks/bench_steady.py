@@ -87,7 +87,7 @@ def _looked(rounds: int) -> list[Series]:
     ]
     cpu = torch.device("cpu")
     calls = {
-        (dtype, shape): packed_linear(shape, DTYPES[dtype], cpu)
+        (dtype, shape): packed_linear(shape, DTYPES[dtype], cpu)()
         for dtype in DTYPES
         for shape in SHAPES
     }

@@ -224,7 +224,7 @@ class Watch:
             if shape in rates
         ]
         self._calls = [
-            packed_linear(p.shape, DTYPES[dtype], torch.device("cpu")) for p in self.products
+            packed_linear(p.shape, DTYPES[dtype], torch.device("cpu"))() for p in self.products
         ]
 
     def look(self) -> None:

@@ -35,7 +35,7 @@ _LIKE: Mapping[str, str] = {
     "silu": "silu", "sigmoid": "silu", "elu": "exp", "log_sigmoid": "exp", "logit": "exp",
 }  # fmt: skip
 _ROWWISE = frozenset({"layer_norm", "rms_norm", "group_norm", "instance_norm"})
-# Kinds measured with operands from main memory as well -> the kind those samples are filed under.
+# Kinds measured with weights from main memory as well -> the kind those samples are filed under.
 COLD: Mapping[str, str] = {"gemm": "gemm_cold", "convolution": "convolution_cold"}
 POOLS = ("max_pool", "avg_pool")
 _POOLS: Mapping[str, str] = {"max_pool": "max_pool", "adaptive_max_pool": "max_pool",
@@ -54,6 +54,11 @@ def work_in(kind: str, features: Sequence[float]) -> float:
     if kind == "embedding":
         return 2.0 * prod(features)
     return prod(features) if kind in ("softmax", "layer_norm", *POOLS) else features[0]
+
+
+def weights_in(features: Sequence[float]) -> float:
+    """Elements of the second operand of a product, or of a convolution's filters."""
+    return prod(features[1:4])
 
 
 def in_taps(kind: str, samples: Sequence[Sample]) -> tuple[Sample, ...]:

@@ -7,7 +7,7 @@ one of 256 as one of 1024 does from 2048. No result lies outside what was measur
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from math import exp, inf, log
+from math import exp, log
 
 Sample = tuple[float, ...]
 
@@ -56,7 +56,7 @@ class Speed:
         return work / rate_at(self.samples, features)
 
 
-def speed_of(samples: Sequence[Sample], works: Sequence[float], most_start_s: float = inf) -> Speed:
+def speed_of(samples: Sequence[Sample], works: Sequence[float]) -> Speed:
     """Splits each sample's time into a start that all share and a rate for the rest.
 
     The start is what the sample of least work takes beyond its work at the best rate seen. It is
@@ -66,7 +66,7 @@ def speed_of(samples: Sequence[Sample], works: Sequence[float], most_start_s: fl
     least = min(range(len(works)), key=lambda i: works[i])
     best = max(sample[-1] for sample in samples)
     beyond_s = times_s[least] - works[least] / best
-    start_s = max(0.0, min(beyond_s, 0.95 * min(times_s), most_start_s))
+    start_s = max(0.0, min(beyond_s, 0.95 * min(times_s)))
     net = (
         (*sample[:-1], work / (time_s - start_s))
         for sample, work, time_s in zip(samples, works, times_s, strict=True)
@@ -88,14 +88,31 @@ def _between(points: Sequence[tuple[float, float]], x: float) -> float:
     return exp(points[-1][1])
 
 
+def mean_at(samples: Sequence[Sample], features: Sequence[float]) -> float:
+    """What ends each sample, at `features`: the values themselves weighted as `rate_at` weights the
+    logarithms of rates, for values that may be zero. Raises ValueError without samples.
+    """
+    if not samples:
+        raise ValueError("there is no sample to take a value from")
+    weights = _weights(samples, tuple(log(max(f, 1.0)) for f in features))
+    return sum(w * s[-1] for w, s in zip(weights, samples, strict=True))
+
+
 def _weighted(samples: Sequence[Sample], point: Sequence[float]) -> float:
+    weights = _weights(samples, point)
+    return exp(sum(w * log(s[-1]) for w, s in zip(weights, samples, strict=True) if w))
+
+
+def _weights(samples: Sequence[Sample], point: Sequence[float]) -> list[float]:
+    """What share each sample has in a value at `point`; a sample there has all of it."""
     squares = [_square(sample, point) for sample in samples]
-    nearest = min(range(len(samples)), key=lambda i: squares[i])
-    if squares[nearest] == 0.0:
-        return samples[nearest][-1]
-    weights = [(squares[nearest] / square) ** (POWER / 2) for square in squares]
-    mean = sum(w * log(s[-1]) for w, s in zip(weights, samples, strict=True)) / sum(weights)
-    return exp(mean)
+    least = min(squares)
+    if least == 0.0:
+        first = squares.index(0.0)
+        return [float(i == first) for i in range(len(squares))]
+    weights = [(least / square) ** (POWER / 2) for square in squares]
+    total = sum(weights)
+    return [weight / total for weight in weights]
 
 
 def _square(sample: Sample, point: Sequence[float]) -> float:

@@ -7,9 +7,8 @@ roofline's. docs/accuracy.md says how far that is from the truth, and where.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf
 
 from ridgeline.cost.calls import (
     COLD,
@@ -19,18 +18,22 @@ from ridgeline.cost.calls import (
     in_taps,
     matrix_call,
     vector_call,
+    weights_in,
     work_in,
 )
-from ridgeline.cost.interpolate import Sample, Speed, best_from, rate_at, speed_of
+from ridgeline.cost.interpolate import Sample, Speed, best_from, mean_at, rate_at, speed_of
 from ridgeline.cost.roofline import Execution, Times, compute_dtype, roofline_times
 from ridgeline.cost.work import Work
 from ridgeline.graph import Node
+from ridgeline.graph.spec import DTYPES
 from ridgeline.machines import Ceiling, Kernel, Machine
 from ridgeline.machines.tables import COLD_NBYTES, Route
 
 # Bytes that calibration's elementwise kernel moves per element: two operands and a result.
 _ELEMENTWISE_BYTES: Mapping[str, int] = {"fp32": 12, "bf16": 6, "fp16": 6}
 _STREAMS = ("stream_read", "stream_copy", "stream_triad")
+# route, kind, dtype and class of convolutions
+_Key = tuple[str, str, str, Group | None]
 _ROUTES: Mapping[Execution, Route] = {Execution.EAGER: "eager", Execution.COMPILED: "compiled"}
 
 
@@ -55,9 +58,8 @@ class KernelModel:
     execution: Execution
     ceiling: Ceiling
     _curves: dict[str, tuple[Sample, ...]] = field(default_factory=dict, repr=False)
-    _speeds: dict[tuple[str, str, str, Group | None], Speed] = field(
-        default_factory=dict, repr=False
-    )
+    _speeds: dict[_Key, Speed] = field(default_factory=dict, repr=False)
+    _cold: dict[_Key, tuple[Sample, ...]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def is_measured(self) -> bool:
@@ -115,7 +117,7 @@ class KernelModel:
             compute_s=run_s,
             memory_s=self._memory_s(move),
             overhead_s=speed.start_s if move.is_start else 0.0,
-            exposed_s=self._exposed_s(move, call, dtype, route, flops, speed.start_s + run_s),
+            exposed_s=self._exposed_s(move, call, dtype, route),
         )
 
     def _route(self, call: Call, *, has_weights: bool) -> Route:
@@ -174,9 +176,7 @@ class KernelModel:
         rest = move.nbytes - move.weight_nbytes
         return weights_s + (rest / self._bandwidth("stream_triad", rest) if rest > 0 else 0.0)
 
-    def _exposed_s(
-        self, move: Move, call: Call, dtype: str, route: Route, flops: int, warm_s: float
-    ) -> float:
+    def _exposed_s(self, move: Move, call: Call, dtype: str, route: Route) -> float:
         """By how much longer weights take from where a run leaves them than from where a kernel's
         samples, called again and again on the same ones, found them: as measured for products, by
         bandwidth for the rest.
@@ -185,13 +185,26 @@ class KernelModel:
             return 0.0
         near = 1 / self._bandwidth("stream_read", move.weight_nbytes)
         far = 1 / self._bandwidth("stream_read", max(move.pass_nbytes, move.weight_nbytes))
-        cold = None
-        if call.kind in COLD:
-            cold = self._speed(replace(call, kind=COLD[call.kind]), dtype, route)
-        if cold is None:
+        waits = self._waits(call, dtype, route)
+        if not waits:
             return max(0.0, move.weight_nbytes * (far - near))
-        cold_s = cold.start_s + cold.run_s(flops, call.features)
-        return max(0.0, cold_s - warm_s) * self._coldness(near, far)
+        wait_s = move.weight_nbytes * mean_at(waits, call.features)
+        return wait_s * self._coldness(near, far)
+
+    def _waits(self, call: Call, dtype: str, route: Route) -> tuple[Sample, ...]:
+        """By how many seconds per byte of weights each cold sample of the call's class took longer
+        than a warm call of its size; none where nothing cold was measured.
+        """
+        key = (route, call.kind, dtype, _class_of(call))
+        if key not in self._cold:
+            kernel = call.kind in COLD and self.machine.find_kernel(route, COLD[call.kind], dtype)
+            warm = self._speed(call, dtype, route)
+            samples = _alike(kernel.samples, _class_of(call)) if kernel else ()
+            itemsize = DTYPES[dtype].itemsize
+            self._cold[key] = tuple(
+                (*s[:-1], _wait_s(warm, call.kind, s) / itemsize) for s in samples if warm
+            )
+        return self._cold[key]
 
     def _coldness(self, near: float, far: float) -> float:
         """How far from near to the cold samples' operands the far is; in seconds per byte."""
@@ -222,22 +235,32 @@ class KernelModel:
         kernel = self.machine.find_kernel(route, call.kind, dtype)
         if kernel is None:
             return None
-        group = group_of(call.features) if call.kind.startswith("convolution") else None
-        key = (kernel.route, call.kind, dtype, group)
+        key = (kernel.route, call.kind, dtype, _class_of(call))
         if key not in self._speeds:
-            samples = in_taps(call.kind, kernel.samples)
-            samples = samples if group is None else _alike(samples, group)
+            samples = _alike(in_taps(call.kind, kernel.samples), _class_of(call))
             works = [work_in(call.kind, sample[:-1]) for sample in samples]
-            warm = {kind: name for name, kind in COLD.items()}.get(call.kind)
-            like = self._speed(replace(call, kind=warm), dtype, route) if warm else None
-            self._speeds[key] = speed_of(samples, works, like.start_s if like else inf)
+            self._speeds[key] = speed_of(samples, works)
         return self._speeds[key]
 
     def _kernel(self, kind: str, dtype: str) -> Kernel | None:
         return self.machine.find_kernel(_ROUTES[self.execution], kind, dtype)
 
 
-def _alike(samples: tuple[Sample, ...], group: Group) -> tuple[Sample, ...]:
+def _class_of(call: Call) -> Group | None:
+    return group_of(call.features) if call.kind == "convolution" else None
+
+
+def _alike(samples: tuple[Sample, ...], group: Group | None) -> tuple[Sample, ...]:
     """Samples of one class of convolutions, else of its kind of grouping, else all."""
+    if group is None:
+        return samples
     same = tuple(s for s in samples if group_of(s[:-1]) == group)
     return same or tuple(s for s in samples if group_of(s[:-1])[1] == group[1]) or samples
+
+
+def _wait_s(warm: Speed, kind: str, cold: Sample) -> float:
+    """Seconds per weight that the cold sample took beyond a warm call of its size."""
+    *features, rate = cold
+    work = work_in(kind, features)
+    beyond_s = work / rate - warm.start_s - warm.run_s(work, features)
+    return max(0.0, beyond_s) / weights_in(features)

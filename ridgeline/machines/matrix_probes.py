@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, int, int]
+# Every call of it is another call: of one and the same input, with weights of its own.
+Fresh = Callable[[], Call]
 # (m, n, k): a decoder's single token, small batches, a sentence, a page; square, wide, deep and
 # small layers; the least of all shows what starting a product costs
 GEMMS = (
@@ -24,12 +26,13 @@ GEMMS = (
     (512, 64, 256), (512, 256, 256), (512, 768, 768), (512, 3072, 768),
     (2048, 64, 64), (2048, 256, 1024), (2048, 768, 768),
 )  # fmt: skip
-# The same with weights that come from main memory each time: short products wait for them
+# The same with weights that come from main memory each time: short products wait for them. Inputs
+# stay where they are, for in a network the layer before has just written them.
 COLD_GEMMS = (
     (1, 768, 768), (1, 768, 3072), (8, 768, 768), (32, 1024, 256), (32, 768, 768),
     (128, 256, 256), (128, 768, 768), (128, 768, 3072), (512, 768, 768),
 )  # fmt: skip
-# The operands that take turns between two flushes of the caches: the more of them, the longer it
+# The weights that take turns between two flushes of the caches: the more of them, the longer it
 # takes to make them, the fewer, the more often the caches are flushed.
 TURNS_NBYTES, MOST_TURNS = 64 * MIB, 300
 GPU_GEMMS = ((4096, 4096, 4096), (8192, 8192, 8192))
@@ -70,10 +73,9 @@ class ConvShape:
         return (m, n, depth, self.groups, self.dims)
 
     @property
-    def numel(self) -> int:
-        """Elements of input and weights."""
-        depth = self.inputs // self.groups * self.taps**self.dims
-        return int(self.batch * self.inputs * self.size**self.dims + self.outputs * depth)
+    def num_weights(self) -> int:
+        """Elements of the filters."""
+        return int(self.outputs * (self.inputs // self.groups) * self.taps**self.dims)
 
 
 CONVOLUTIONS = (
@@ -146,7 +148,7 @@ def matrix_probes(device: "torch.device") -> Iterator[Probe]:
 
 
 def cold_probes(flush: Flush) -> Iterator[Probe]:
-    """Products and convolutions as eager code runs them on a CPU, operands behind the caches."""
+    """Products and convolutions as eager code runs them on a CPU, weights behind the caches."""
     import torch
 
     cpu = torch.device("cpu")
@@ -184,31 +186,39 @@ def _packed_gemms(flush: Flush) -> Iterator[Probe]:
                 yield _gemm_probe("compiled", name, shape, packed_linear, dtype, cpu, cold)
 
 
-def _linear(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Call:
-    """A product as eager code makes it."""
+def _linear(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Fresh:
+    """Products as eager code makes them."""
     import torch
 
     m, n, k = shape
-    x, w = filled((m, k), dtype, device), filled((n, k), dtype, device)
-    bias = filled((n,), dtype, device)
-    return lambda: torch.nn.functional.linear(x, w, bias)
+    x, bias = filled((m, k), dtype, device), filled((n,), dtype, device)
+
+    def fresh() -> Call:
+        w = filled((n, k), dtype, device)
+        return lambda: torch.nn.functional.linear(x, w, bias)
+
+    return fresh
 
 
-def packed_linear(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Call:
-    """A product as frozen code makes it: weights packed for oneDNN."""
+def packed_linear(shape: Shape, dtype: "torch.dtype", device: "torch.device") -> Fresh:
+    """Products as frozen code makes them: weights packed for oneDNN."""
     import torch
 
     (m, n, k), ops = shape, torch.ops.mkldnn
     x, bias = filled((m, k), dtype, device), filled((n,), dtype, device)
-    packed = ops._reorder_linear_weight(filled((n, k), dtype, device), m)
-    return lambda: ops._linear_pointwise(x, packed, bias, "none", [], "")
+
+    def fresh() -> Call:
+        packed = ops._reorder_linear_weight(filled((n, k), dtype, device), m)
+        return lambda: ops._linear_pointwise(x, packed, bias, "none", [], "")
+
+    return fresh
 
 
 def _gemm_probe(
     route: Route,
     name: str,
     shape: Shape,
-    make: Callable[[Shape, "torch.dtype", "torch.device"], Call],
+    make: Callable[[Shape, "torch.dtype", "torch.device"], Fresh],
     dtype: "torch.dtype",
     device: "torch.device",
     flush: Flush | None = None,
@@ -224,12 +234,17 @@ def _gemm_probe(
     )
 
 
-def _built(make: Callable[[], Call], nbytes: int, flush: Flush | None) -> Callable[[], Call]:
-    """Makes the call; cold, as many as have TURNS_NBYTES of operands, `nbytes` each, in turn."""
+def _built(make: Callable[[], Fresh], nbytes: int, flush: Flush | None) -> Callable[[], Call]:
+    """Makes the call; cold, as many as have TURNS_NBYTES of weights, `nbytes` each, in turn."""
     if flush is None:
-        return make
+        return lambda: make()()
     count = min(MOST_TURNS, TURNS_NBYTES // nbytes + 1)
-    return lambda: InTurn([make() for _ in range(count)], flush)
+
+    def build() -> Call:
+        fresh = make()
+        return InTurn([fresh() for _ in range(count)], flush)
+
+    return build
 
 
 def _int8_gemms(device: "torch.device") -> Iterator[Probe]:
@@ -286,42 +301,52 @@ def _packed_convolutions(flush: Flush) -> Iterator[Probe]:
                 yield _conv_probe("compiled", name, shape, _convolve_packed, dtype, cpu, cold)
 
 
-def _convolve(shape: ConvShape, dtype: "torch.dtype", device: "torch.device") -> Call:
-    """A convolution as eager code makes it."""
+def _convolve(shape: ConvShape, dtype: "torch.dtype", device: "torch.device") -> Fresh:
+    """Convolutions as eager code makes them."""
     import torch
 
-    x, w = _conv_operands(shape, dtype, device)
+    x = _conv_input(shape, dtype, device)
     run = (torch.conv2d, torch.conv3d)[shape.dims - 2]
-    return lambda: run(x, w, None, shape.stride, shape.taps // 2, 1, shape.groups)
+
+    def fresh() -> Call:
+        w = _filters(shape, dtype, device)
+        return lambda: run(x, w, None, shape.stride, shape.taps // 2, 1, shape.groups)
+
+    return fresh
 
 
-def _convolve_packed(shape: ConvShape, dtype: "torch.dtype", device: "torch.device") -> Call:
-    """A convolution as frozen code makes it: channels last, weights packed for oneDNN."""
+def _convolve_packed(shape: ConvShape, dtype: "torch.dtype", device: "torch.device") -> Fresh:
+    """Convolutions as frozen code makes them: channels last, weights packed for oneDNN."""
     import torch
 
     ops = torch.ops.mkldnn
     last = (torch.channels_last, torch.channels_last_3d)[shape.dims - 2]
-    pair = _conv_operands(shape, dtype, device)
-    x, w = (tensor.contiguous(memory_format=last) for tensor in pair)
+    x = _conv_input(shape, dtype, device).contiguous(memory_format=last)
     pad, stride, dilation = ([value] * shape.dims for value in (shape.taps // 2, shape.stride, 1))
     how = (pad, stride, dilation, shape.groups)
-    packed = ops._reorder_convolution_weight(w, *how, list(x.shape))
-    return lambda: ops._convolution_pointwise(x, packed, None, *how, "none", [], "")
+
+    def fresh() -> Call:
+        w = _filters(shape, dtype, device).contiguous(memory_format=last)
+        packed = ops._reorder_convolution_weight(w, *how, list(x.shape))
+        return lambda: ops._convolution_pointwise(x, packed, None, *how, "none", [], "")
+
+    return fresh
 
 
-def _conv_operands(
-    shape: ConvShape, dtype: "torch.dtype", device: "torch.device"
-) -> tuple["torch.Tensor", "torch.Tensor"]:
-    space, window = (shape.size,) * shape.dims, (shape.taps,) * shape.dims
-    x = filled((shape.batch, shape.inputs, *space), dtype, device)
-    return x, filled((shape.outputs, shape.inputs // shape.groups, *window), dtype, device)
+def _conv_input(shape: ConvShape, dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
+    return filled((shape.batch, shape.inputs, *(shape.size,) * shape.dims), dtype, device)
+
+
+def _filters(shape: ConvShape, dtype: "torch.dtype", device: "torch.device") -> "torch.Tensor":
+    window = (shape.taps,) * shape.dims
+    return filled((shape.outputs, shape.inputs // shape.groups, *window), dtype, device)
 
 
 def _conv_probe(
     route: Route,
     name: str,
     shape: ConvShape,
-    make: Callable[[ConvShape, "torch.dtype", "torch.device"], Call],
+    make: Callable[[ConvShape, "torch.dtype", "torch.device"], Fresh],
     dtype: "torch.dtype",
     device: "torch.device",
     flush: Flush | None = None,
@@ -332,7 +357,7 @@ def _conv_probe(
         dtype=name,
         features=shape.features,
         work=2.0 * prod(shape.features[:4]),
-        build=_built(lambda: make(shape, dtype, device), shape.numel * dtype.itemsize, flush),
+        build=_built(lambda: make(shape, dtype, device), shape.num_weights * dtype.itemsize, flush),
     )
 
 

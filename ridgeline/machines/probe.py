@@ -64,8 +64,8 @@ class Flush:
 
 
 class InTurn:
-    """Makes the calls, on operands of their own, one after the other, the first again after the
-    last. `ready` sees to it that the next ones find theirs in no cache.
+    """Makes the calls, with weights of their own, one after the other, the first again after the
+    last. `ready` sees to it that the next ones find theirs in no cache, and their input in one.
     """
 
     def __init__(self, calls: Sequence[Call], flush: Call) -> None:
@@ -77,8 +77,8 @@ class InTurn:
         next(self._turns)()
 
     def ready(self, num_calls: int) -> None:
-        """Flushes the caches, and calls once to have the code back, unless as many calls as are to
-        come have not had their turn since the last time.
+        """Flushes the caches, and calls once to have code and input back, unless as many calls as
+        are to come have not had their turn since the last time.
         """
         if self._num_cold < num_calls:
             self._flush()

@@ -78,15 +78,15 @@ KERNEL_FEATURES: Mapping[str, tuple[str, ...]] = {
     "avg_pool": ("numel", "taps"),
 }
 """What describes one call of a kernel kind. gemm: (m, k) @ (k, n), called again and
-again; gemm_cold: the same with other operands each time, from behind the machine's cold_nbytes;
-convolution_cold likewise. convolution: m = batch * output
+again; gemm_cold: the same input with other weights each time, from behind the machine's
+cold_nbytes; convolution_cold likewise. convolution: m = batch * output
 positions, n = output channels per group, k = input channels per group * taps. attention:
 batch_heads = batch * heads. stream_*: nbytes = the whole working set, all arrays together.
 embedding: rows gathered and bytes per row. Pools: numel = output elements, taps = window size.
 Eager kernels allocate their output, page faults of large ones included, as a user's code does."""
 
 COLD_NBYTES = 64 * MIB
-"""What a cold kind's operands lay behind in calibrations that do not say how much it was."""
+"""What a cold kind's weights lay behind in calibrations that do not say how much it was."""
 
 _FLOPS = ("gemm", "gemm_cold", "convolution", "convolution_cold", "attention", "lstm")
 _BYTES = ("stream_read", "stream_copy", "stream_triad", "permute", "embedding")

@@ -307,10 +307,30 @@ def test_cold_products_as_measured() -> None:
     )
     for m, n, k, rate in cold:
         node = linear(m, n, k)
-        far = Move(nbytes=1024, weight_nbytes=1024, pass_nbytes=256 * MIB)
+        far = Move(nbytes=4 * n * k, weight_nbytes=4 * n * k, pass_nbytes=256 * MIB)
         assert model.times(work(node), far).time_s == pytest.approx(2 * m * n * k / rate)
         near = replace(far, pass_nbytes=1024)
         assert model.times(work(node), near).time_s == pytest.approx(m * n * k / rate)
+
+
+def test_more_rows_wait_no_longer_for_the_same_weights() -> None:
+    """Cold samples that were half as fast do not make a product of eight times the rows wait eight
+    times as long: what is waited for is the weights.
+    """
+    few = (64, 512, 512, 100e9)
+    model = compiled(
+        kernel("gemm", [few, (512, 512, 512, 100e9)], "compiled"),
+        kernel("gemm_cold", [(*few[:3], 50e9)], "compiled"),
+        kernel("stream_read", READ),
+    )
+    move = Move(nbytes=MIB, weight_nbytes=MIB, pass_nbytes=256 * MIB)
+    waits = [
+        model.times(work(linear(m, 512, 512)), move).time_s
+        - model.times(work(linear(m, 512, 512)), replace(move, pass_nbytes=1024)).time_s
+        for m in (64, 512)
+    ]
+    assert waits[0] == pytest.approx(2 * 64 * 512 * 512 / 100e9)
+    assert waits[1] == pytest.approx(waits[0])
 
 
 def test_cold_products_came_from_where_the_calibration_says() -> None:
@@ -320,8 +340,8 @@ def test_cold_products_came_from_where_the_calibration_says() -> None:
         kernel("gemm_cold", cold, "compiled"),
         kernel("stream_read", (*READ, (1024 * MIB, 15e9))),
     )
-    m, n, k, rate = cold[-1]
-    half_way = Move(nbytes=1024, weight_nbytes=1024, pass_nbytes=64 * MIB)
+    m, n, k, rate = min(cold, key=lambda s: s[1] * s[2])
+    half_way = Move(nbytes=4 * n * k, weight_nbytes=4 * n * k, pass_nbytes=64 * MIB)
     for cold_nbytes, share in ((None, 1.0), (1024 * MIB, (1 / 30 - 1 / 100) / (1 / 15 - 1 / 100))):
         here = replace(measured, cold_nbytes=cold_nbytes)
         model = KernelModel(here, Execution.COMPILED, Ceiling.ACHIEVABLE)
