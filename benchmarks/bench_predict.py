@@ -153,6 +153,8 @@ def _record(parts: Sequence[Part], failures: dict[str, str], machine: Path) -> d
         " where fewer than three are",
         "watched": "the same products, timed between the turns, beside the rate that calibration"
         " found: what they differ by is the machine, not the model",
+        "place": "the best variant's products and convolutions on their own: as predicted, the sum"
+        " of each in a loop, and all in turn",
         "per_kind": "eager execution, node by node; compiled code runs fused kernels that belong"
         " to several nodes, so its kinds are predicted only",
         "median_absolute_error": {
@@ -181,8 +183,8 @@ def _model(part: Part) -> dict[str, object]:
     }
     if abs(error) > MISS:
         known = TOO_FAST if error < 0 else TOO_SLOW
-        told = _drift(part, error) or known.get(part.key, "")
-        model["explanation"] = told or "not looked into; see largest_gaps"
+        told = (_drift(part, error), _place(part), known.get(part.key, ""))
+        model["explanation"] = " ".join(filter(None, told)) or "not looked into; see largest_gaps"
         model["largest_gaps"] = _gaps(part)
     return model
 
@@ -198,6 +200,27 @@ def _drift(part: Part, error: float) -> str:
         f"The machine was another: between the turns the same {len(part.watched)} products ran at"
         f" {middle:.2f} of the rates that calibration found for them (median; {looks[0]:.2f} to"
         f" {looks[-1]:.2f}); by that the error would be {corrected:+.0%}."
+    )
+
+
+def _place(part: Part) -> str:
+    """What the model's own products say of a miss: each in a loop, as calibration times them, and
+    in turn, as the model calls them; nothing where that does not bring the prediction nearer.
+    """
+    found, timed = part.place, part.variants[part.best]
+    if found is None:
+        return ""
+    corrected_s = timed.predicted_s - found.predicted_s + found.in_turn_s
+    if abs(corrected_s - timed.time_s) >= abs(timed.predicted_s - timed.time_s):
+        return ""
+    predicted, alone, in_turn = (
+        f"{time_s * 1e3:.3g} ms" for time_s in (found.predicted_s, found.alone_s, found.in_turn_s)
+    )
+    return (
+        f"Its {found.count} products and convolutions, measured on their own, take {alone} each in"
+        f" a loop ({predicted} predicted) but {in_turn} one after the other, as the model calls"
+        " them, code, weights and buffers displaced by the others; by that the error would be"
+        f" {corrected_s / timed.time_s - 1:+.0%}."
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import torch
 from predict_cases import CASES, Case
+from predict_place import Place, place
 from torch import Tensor
 
 from ridgeline.backends.backend import Dtype, Runnable
@@ -92,6 +93,7 @@ class Part(msgspec.Struct):
     roofline_s: float
     prepare_s: float
     watched: list[Watched]
+    place: Place | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,9 @@ def run_case(case: Case, machine: Machine, backends: Sequence[str], *, is_realti
     timed = {name: _timed(samples[name], v.prediction) for name, v in variants.items()}
     best = min(timed, key=lambda name: timed[name].time_s)
     compiled = _predicted(folded, case.dtype, machine, Execution.COMPILED)
+    own = lowered if best == EAGER else set_precision(folded, DTYPES[case.dtype])
+    with preferred():
+        placed = place(own, variants[best].prediction)
     return Part(
         key=case.key,
         dtype=case.dtype,
@@ -141,6 +146,7 @@ def run_case(case: Case, machine: Machine, backends: Sequence[str], *, is_realti
         roofline_s=compiled.totals.roofline_s,
         prepare_s=prepare_s,
         watched=watch.products,
+        place=placed,
     )
 
 

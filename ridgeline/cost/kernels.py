@@ -172,7 +172,7 @@ class KernelModel:
         """Weights from where a whole run leaves them, the rest from where its own size fits."""
         weights_s = 0.0
         if move.weight_nbytes:
-            weights_s = move.weight_nbytes / self._bandwidth("stream_read", move.pass_nbytes)
+            weights_s = move.weight_nbytes / self._read_bandwidth(move.pass_nbytes)
         rest = move.nbytes - move.weight_nbytes
         return weights_s + (rest / self._bandwidth("stream_triad", rest) if rest > 0 else 0.0)
 
@@ -183,8 +183,8 @@ class KernelModel:
         """
         if not move.weight_nbytes:
             return 0.0
-        near = 1 / self._bandwidth("stream_read", move.weight_nbytes)
-        far = 1 / self._bandwidth("stream_read", max(move.pass_nbytes, move.weight_nbytes))
+        near = 1 / self._read_bandwidth(move.weight_nbytes)
+        far = 1 / self._read_bandwidth(max(move.pass_nbytes, move.weight_nbytes))
         waits = self._waits(call, dtype, route)
         if not waits:
             return max(0.0, move.weight_nbytes * (far - near))
@@ -208,7 +208,7 @@ class KernelModel:
 
     def _coldness(self, near: float, far: float) -> float:
         """How far from near to the cold samples' operands the far is; in seconds per byte."""
-        farthest = 1 / self._bandwidth("stream_read", self.machine.cold_nbytes or COLD_NBYTES)
+        farthest = 1 / self._read_bandwidth(self.machine.cold_nbytes or COLD_NBYTES)
         return min(1.0, max(0.0, far - near) / (farthest - near)) if farthest > near else 0.0
 
     def _allocating_s(self, move: Move, dtype: str) -> float:
@@ -220,6 +220,13 @@ class KernelModel:
         per_element = _ELEMENTWISE_BYTES[kernel.dtype]
         curve = [(s[0] * per_element, s[1] * per_element) for s in kernel.samples]
         return move.nbytes / rate_at(curve, (move.nbytes,))
+
+    def _read_bandwidth(self, nbytes: int) -> float:
+        """Of reading a working set of `nbytes`. No set is slower than main memory, whose bandwidth
+        the best stream shows; what a single one shows at that size may be its pages' misfortune.
+        """
+        memory = self.machine.bandwidth_bytes_per_s(self.ceiling)
+        return max(memory, self._bandwidth("stream_read", nbytes))
 
     def _bandwidth(self, kind: str, nbytes: int) -> float:
         """Of a working set of `nbytes`; main memory's where no stream was measured."""
