@@ -12,9 +12,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
+from ridgeline.backends.forkserver import WORKER, ForkServer, Process, environment
 from ridgeline.backends.protocol import Job, Reply, Turn
 
 
@@ -22,16 +24,16 @@ from ridgeline.backends.protocol import Job, Reply, Turn
 class Child:
     """A running child. replies: what it said; None when it has gone."""
 
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
+    requests: BinaryIO
+    answers: BinaryIO
     replies: queue.Queue[Reply | None] = field(default_factory=queue.Queue)
 
     def ask(self, turn: Turn) -> None:
         """Sends a request; a child that is gone already answers with its end."""
-        assert self.process.stdin is not None
         with contextlib.suppress(OSError):
-            self.process.stdin.write(msgspec.json.encode(turn) + b"\n")
-            self.process.stdin.flush()
+            self.requests.write(msgspec.json.encode(turn) + b"\n")
 
     def wait(self, deadline: float) -> Reply:
         """Its next reply; a failed one when it ends or is silent until `deadline` (monotonic)."""
@@ -49,10 +51,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        for stream in (self.requests, self.answers):
+            with contextlib.suppress(OSError):
+                stream.close()
 
     def _end(self) -> str:
         code = self.process.wait()
@@ -63,9 +64,11 @@ class Child:
 
 
 @contextmanager
-def children(jobs: Sequence[Job], folder: Path) -> Iterator["Nursery"]:
+def children(
+    jobs: Sequence[Job], folder: Path, server: ForkServer | None = None
+) -> Iterator["Nursery"]:
     """A place to start the children of `jobs` in; on leaving, whatever the reason, none is left."""
-    nursery = Nursery(jobs, folder)
+    nursery = Nursery(jobs, folder, server)
     try:
         yield nursery
     finally:
@@ -74,12 +77,13 @@ def children(jobs: Sequence[Job], folder: Path) -> Iterator["Nursery"]:
 
 
 class Nursery:
-    """Children by job number."""
+    """Children by job number, forked by the server where there is one."""
 
-    def __init__(self, jobs: Sequence[Job], folder: Path) -> None:
+    def __init__(self, jobs: Sequence[Job], folder: Path, server: ForkServer | None) -> None:
         self.jobs = tuple(jobs)
         self.folder = folder
         self.started: dict[int, Child] = {}
+        self._server = server
 
     def start(self, number: int) -> Child:
         """Starts the child of job `number` in a session of its own, so that Ctrl-C reaches only
@@ -88,23 +92,42 @@ class Nursery:
         path = self.folder / f"job-{number}.json"
         path.write_bytes(msgspec.json.encode(self.jobs[number]))
         log = self.folder / f"log-{number}.txt"
-        with log.open("wb") as stderr:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "ridgeline.backends.worker", str(path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)},
-            )
-        child = self.started[number] = Child(process=process, log=log)
+        (its_input, requests), (answers, its_output) = os.pipe(), os.pipe()
+        try:
+            with log.open("wb") as stderr:
+                process = self._started(path, (its_input, its_output, stderr.fileno()))
+        finally:
+            os.close(its_input)
+            os.close(its_output)
+        child = self.started[number] = Child(
+            process=process,
+            log=log,
+            requests=os.fdopen(requests, "wb", buffering=0),
+            answers=os.fdopen(answers, "rb"),
+        )
         threading.Thread(target=_collect, args=(child,), daemon=True).start()
         return child
 
+    def _started(self, job: Path, streams: tuple[int, int, int]) -> Process:
+        """A worker, from the server as long as there is one."""
+        if self._server is not None:
+            try:
+                return self._server.start(job, streams)
+            except OSError:  # killed, for example for its memory
+                self._server = None
+        stdin, stdout, stderr = streams
+        return subprocess.Popen(
+            [sys.executable, "-m", WORKER, str(job)],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            env=environment(),
+        )
+
 
 def _collect(child: Child) -> None:
-    assert child.process.stdout is not None
     with contextlib.suppress(ValueError):  # closed by kill()
-        for line in child.process.stdout:
+        for line in child.answers:
             child.replies.put(msgspec.json.decode(line, type=Reply))
     child.replies.put(None)

@@ -16,6 +16,7 @@ from ridgeline.backends.backend import Backend, Dtype
 from ridgeline.backends.child import children
 from ridgeline.backends.choices import Choices, Outcome, key_of
 from ridgeline.backends.eager import Eager
+from ridgeline.backends.forkserver import ForkServer, fork_server
 from ridgeline.backends.measure import Limits, Timing
 from ridgeline.backends.protocol import Job
 from ridgeline.backends.race import Plan, Progress, Race
@@ -79,35 +80,29 @@ def optimize(
     tell = progress or _say_nothing
     pairs = _pairs(backends, dtypes)
     refusals = [_refusal(b, d, is_named=backends is not None) for b, d in pairs]
-    tell("passes", 0.0)
-    steps = run_passes(graph, skip=skip)
-    forms = {b.declines: _form(graph, steps, skip, b.declines) for b, _ in pairs}
-    tell("reference", 0.0)
-    task = _Task(
-        graph=graph,
-        steps=steps,
-        forms=forms,
-        inputs=tuple(inputs),
-        sets=sets,
-        expected=Reference().compile(graph)(*inputs),
-        pairs=pairs,
-        tolerance=tolerance,
-        repeats=repeats,
-        threads=threads or num_logical_cores(),
-        limits=limits or Limits(),
-        tell=tell,
-        predict=predict,
-        machine=machine,
-    )
-    if choices is None:
-        return task.raced(refusals)
-    key = key_of(task.folded, pairs, task.threads, f"tolerance {tolerance}")
-    before = None if is_fresh else choices.recall(key)
-    found = task.remembered(refusals, before)
-    if found is None:
-        found, before = task.raced(refusals), None
-    choices.keep(key, found.candidates, before)
-    return found
+    with fork_server() as server:  # it imports while this process rewrites
+        tell("passes", 0.0)
+        steps = run_passes(graph, skip=skip)
+        forms = {b.declines: _form(graph, steps, skip, b.declines) for b, _ in pairs}
+        tell("reference", 0.0)
+        task = _Task(
+            graph=graph,
+            steps=steps,
+            forms=forms,
+            inputs=tuple(inputs),
+            sets=sets,
+            expected=Reference().compile(graph)(*inputs),
+            pairs=pairs,
+            tolerance=tolerance,
+            repeats=repeats,
+            threads=threads or num_logical_cores(),
+            limits=limits or Limits(),
+            tell=tell,
+            predict=predict,
+            machine=machine,
+            server=server,
+        )
+        return task.raced(refusals) if choices is None else task.kept(refusals, choices, is_fresh)
 
 
 def _form(
@@ -140,6 +135,7 @@ class _Task:
     tell: Progress
     predict: Predict | None
     machine: str | None
+    server: ForkServer | None
 
     @property
     def folded(self) -> Graph:
@@ -156,6 +152,16 @@ class _Task:
             return self.graph
         steps = self.steps_of(candidate)
         return steps[-1].graph if steps else self.graph
+
+    def kept(self, refusals: Sequence[str | None], choices: Choices, is_fresh: bool) -> Optimized:
+        """The outcome, of the candidates that `choices` leaves, and kept there."""
+        key = key_of(self.folded, self.pairs, self.threads, f"tolerance {self.tolerance}")
+        before = None if is_fresh else choices.recall(key)
+        found = self.remembered(refusals, before)
+        if found is None:
+            found, before = self.raced(refusals), None
+        choices.keep(key, found.candidates, before)
+        return found
 
     def remembered(
         self, refusals: Sequence[str | None], before: Outcome | None
@@ -184,7 +190,7 @@ class _Task:
                 limits=self.limits,
                 tell=self.tell,
             )
-            with children(jobs, folder) as nursery:
+            with children(jobs, folder, self.server) as nursery:
                 timings = race.run(nursery, self.repeats, self._bound_s)
             baseline, *tried = (_candidate(p, t) for p, t in zip(plans, timings, strict=True))
             best = _fastest(tried, self.graph)

@@ -27,20 +27,20 @@ from ridgeline.backends.sample import take_samples
 from ridgeline.errors import RidgelineError
 
 
-def main() -> None:
-    """Runs one job to its end: until the parent closes our standard input."""
+def run(path: Path) -> None:
+    """Runs the job in this file to its end: until the parent closes our standard input."""
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     turns: queue.Queue[Turn] = queue.Queue()
     threading.Thread(target=_listen, args=(turns,), daemon=True).start()
-    job = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Job)
-    resource.setrlimit(resource.RLIMIT_AS, (job.memory_limit_bytes,) * 2)
-    torch.set_num_threads(job.threads)
     try:
-        run, inputs = _prepare(job)
+        job = msgspec.json.decode(path.read_bytes(), type=Job)
+        resource.setrlimit(resource.RLIMIT_AS, (job.memory_limit_bytes,) * 2)
+        torch.set_num_threads(job.threads)
+        runnable, inputs = _prepare(job)
         _say(replies, Reply(kind="ready"))
         while True:
-            _say(replies, _timed(run, inputs, turns.get().samples))
+            _say(replies, _timed(runnable, inputs, turns.get().samples))
     except RidgelineError as error:
         _say(replies, Reply(kind="failed", reason=str(error)))
     except MemoryError:
@@ -90,4 +90,4 @@ def _timed(run: Runnable, inputs: Sequence[Tensor], samples: int) -> Reply:
 
 
 if __name__ == "__main__":
-    main()
+    run(Path(sys.argv[1]))

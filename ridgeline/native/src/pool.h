@@ -29,6 +29,19 @@ class Barrier {
     alignas(64) std::atomic<int> round_{0};
 };
 
+// The cores that the threads of a pool run on.
+class Places {
+  public:
+    explicit Places(int threads) : cores_(threads) {
+        for (auto& core : cores_) core.store(-1, std::memory_order_relaxed);
+    }
+    // Notes the calling thread's core, and leaves it for a free one where a thread before it has it.
+    void take(int thread);
+
+  private:
+    std::vector<std::atomic<int>> cores_;
+};
+
 // `threads` threads, the caller among them, that run one function together.
 class Pool {
   public:
@@ -48,6 +61,7 @@ class Pool {
 
     const int threads_;
     Barrier barrier_;
+    Places places_;
     std::vector<std::thread> workers_;
     const std::function<void(int)>* work_ = nullptr;
     bool is_closing_ = false;
