@@ -153,8 +153,8 @@ def _record(parts: Sequence[Part], failures: dict[str, str], machine: Path) -> d
         " where fewer than three are",
         "watched": "the same products, timed between the turns, beside the rate that calibration"
         " found: what they differ by is the machine, not the model",
-        "place": "the best variant's products and convolutions on their own: as predicted, the sum"
-        " of each in a loop, and all in turn",
+        "place": "the best variant's products and convolutions by themselves: as predicted with the"
+        " wait for weights; each in a loop, without that wait; and all in turn",
         "per_kind": "eager execution, node by node; compiled code runs fused kernels that belong"
         " to several nodes, so its kinds are predicted only",
         "median_absolute_error": {
@@ -205,10 +205,10 @@ def _drift(part: Part, error: float) -> str:
 
 def _place(part: Part) -> str:
     """What the model's own products say of a miss: each in a loop, as calibration times them, and
-    in turn, as the model calls them; nothing where that does not bring the prediction nearer.
+    in turn; nothing where that does not bring the prediction nearer, or is longer than the model.
     """
     found, timed = part.place, part.variants[part.best]
-    if found is None:
+    if found is None or found.in_turn_s > timed.time_s:
         return ""
     corrected_s = timed.predicted_s - found.predicted_s + found.in_turn_s
     if abs(corrected_s - timed.time_s) >= abs(timed.predicted_s - timed.time_s):
@@ -217,10 +217,10 @@ def _place(part: Part) -> str:
         f"{time_s * 1e3:.3g} ms" for time_s in (found.predicted_s, found.alone_s, found.in_turn_s)
     )
     return (
-        f"Its {found.count} products and convolutions, measured on their own, take {alone} each in"
-        f" a loop ({predicted} predicted) but {in_turn} one after the other, as the model calls"
-        " them, code, weights and buffers displaced by the others; by that the error would be"
-        f" {corrected_s / timed.time_s - 1:+.0%}."
+        f"Its {found.count} products and convolutions, measured by themselves, take {alone} where"
+        f" each is called in a loop, {predicted} as predicted with the wait for weights, and"
+        f" {in_turn} one after the other, code displaced by the others too; with that the error"
+        f" would be {corrected_s / timed.time_s - 1:+.0%}."
     )
 
 

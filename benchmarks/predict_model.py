@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +93,7 @@ class Part(msgspec.Struct):
     roofline_s: float
     prepare_s: float
     watched: list[Watched]
-    place: Place | None
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,16 +124,16 @@ def run_case(case: Case, machine: Machine, backends: Sequence[str], *, is_realti
     variants, failed = _variants(graph, folded, case.dtype, machine, backends)
     prepare_s = time.perf_counter() - start_s
     lowered = set_precision(graph, DTYPES[case.dtype])
-    watch = Watch(machine, case.dtype)
+    watch, placed = Watch(machine, case.dtype), None
     with realtime() if is_realtime else nullcontext():
         samples = _in_turns({name: v.run for name, v in variants.items()}, inputs, watch)
         run = measure(lowered, inputs, threads=THREADS, repeats=NODE_REPEATS)
-    timed = {name: _timed(samples[name], v.prediction) for name, v in variants.items()}
-    best = min(timed, key=lambda name: timed[name].time_s)
+        timed = {name: _timed(samples[name], v.prediction) for name, v in variants.items()}
+        best = min(timed, key=lambda name: timed[name].time_s)
+        own = lowered if best == EAGER else set_precision(folded, DTYPES[case.dtype])
+        with preferred(), suppress(RuntimeError):  # for one, torch may lack a packed form
+            placed = place(own, variants[best].prediction)
     compiled = _predicted(folded, case.dtype, machine, Execution.COMPILED)
-    own = lowered if best == EAGER else set_precision(folded, DTYPES[case.dtype])
-    with preferred():
-        placed = place(own, variants[best].prediction)
     return Part(
         key=case.key,
         dtype=case.dtype,

@@ -40,6 +40,13 @@ class Watched(msgspec.Struct):
     rates: list[float]
 
 
+class Place(msgspec.Struct):
+    """A model's products and convolutions by themselves, in seconds."""
+
+    predicted_s: float
+    in_turn_s: float
+
+
 class Model(msgspec.Struct):
     """What the tables show of a model."""
 
@@ -51,6 +58,7 @@ class Model(msgspec.Struct):
     kinds: list[Kind]
     explanation: str = ""
     watched: list[Watched] = []
+    place: Place | None = None
 
 
 class Record(msgspec.Struct):
@@ -97,6 +105,7 @@ def _tables(record: Record, path: Path) -> Iterable[str]:
         "clean samples",
         "eager error",
         "machine",
+        "in turn",
     )
     yield from _table(head, [_row(m) for m in record.models])
     yield "\nPer op kind, eager, all models together, longest first:\n"
@@ -121,6 +130,7 @@ def _row(model: Model) -> tuple[str, ...]:
         f"{best.num_clean} of {best.num_samples}",
         f"{model.eager_error:+.0%}",
         _steadiness(model),
+        f"{model.place.in_turn_s / model.place.predicted_s:.2f}" if model.place else "-",
     )
 
 

@@ -50,10 +50,11 @@ class Child:
         """Ends it and everything that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            self.requests.close()  # of itself it ends at the end of its input
         self.process.wait()
-        for stream in (self.requests, self.answers):
-            with contextlib.suppress(OSError):
-                stream.close()
+        with contextlib.suppress(OSError):
+            self.answers.close()
 
     def _end(self) -> str:
         code = self.process.wait()
@@ -93,18 +94,18 @@ class Nursery:
         path.write_bytes(msgspec.json.encode(self.jobs[number]))
         log = self.folder / f"log-{number}.txt"
         (its_input, requests), (answers, its_output) = os.pipe(), os.pipe()
-        try:
-            with log.open("wb") as stderr:
-                process = self._started(path, (its_input, its_output, stderr.fileno()))
-        finally:
-            os.close(its_input)
-            os.close(its_output)
-        child = self.started[number] = Child(
-            process=process,
-            log=log,
-            requests=os.fdopen(requests, "wb", buffering=0),
-            answers=os.fdopen(answers, "rb"),
-        )
+        with contextlib.ExitStack() as on_failure:
+            sending = on_failure.enter_context(os.fdopen(requests, "wb", buffering=0))
+            receiving = on_failure.enter_context(os.fdopen(answers, "rb"))
+            try:
+                with log.open("wb") as stderr:
+                    process = self._started(path, (its_input, its_output, stderr.fileno()))
+            finally:
+                os.close(its_input)
+                os.close(its_output)
+            on_failure.pop_all()
+        child = Child(process=process, log=log, requests=sending, answers=receiving)
+        self.started[number] = child
         threading.Thread(target=_collect, args=(child,), daemon=True).start()
         return child
 

@@ -26,6 +26,8 @@ WORKER = "ridgeline.backends.worker"
 # Whose import starts no thread; libraries with a runtime of their own are left to the candidates.
 _IMPORTS = (WORKER, "ridgeline.backends.registry", "torch.export", "torch._inductor.compile_fx")
 _STREAMS = 3
+# How long an answer may take, its imports before the first included.
+_PATIENCE_S = 120.0
 _LONGEST_NBYTES = 8192
 
 
@@ -53,11 +55,12 @@ class End(msgspec.Struct, tag=True):
 class ForkServer:
     """The parent's side: starts the server at once, and asks it for workers.
 
-    One caller at a time. A server that is gone raises OSError.
+    One caller at a time. A server that is gone or silent raises OSError, and from then on always.
     """
 
     def __init__(self) -> None:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._requests.settimeout(_PATIENCE_S)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
@@ -89,8 +92,12 @@ class ForkServer:
         self._process.wait()
 
     def _ask(self, request: Start | End, streams: Sequence[int]) -> int:
-        socket.send_fds(self._requests, [msgspec.json.encode(request)], streams)
-        answer = self._requests.recv(_LONGEST_NBYTES)
+        try:
+            socket.send_fds(self._requests, [msgspec.json.encode(request)], streams)
+            answer = self._requests.recv(_LONGEST_NBYTES)
+        except BaseException:  # a late answer would be taken for that to the next request
+            self.close()
+            raise
         if not answer:
             raise ConnectionResetError("the fork server is gone")
         return msgspec.json.decode(answer, type=int)
@@ -136,7 +143,7 @@ def main() -> None:
     """The server: imports, then answers until the parent's side of the socket is closed."""
     requests = socket.socket(fileno=int(sys.argv[1]))
     for name in _IMPORTS:
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(Exception):  # a worker that needs it says what is wrong
             import_module(name)
     with contextlib.suppress(OSError):  # the parent left while it was answered
         while (answer := _answered(requests)) is not None:
@@ -152,21 +159,29 @@ def _answered(requests: socket.socket) -> int | None:
     if isinstance(request, End):
         return os.waitstatus_to_exitcode(os.waitpid(request.pid, 0)[1])
     is_alone = len(os.listdir("/proc/self/task")) == 1
+    waiting, started = os.pipe()
     pid = os.fork()
     if pid == 0:
         requests.close()
-        _become_worker(request.job, streams, is_complete=is_alone)
-    for stream in streams:
+        os.close(waiting)
+        _become_worker(request.job, streams, started, is_complete=is_alone)
+    for stream in (*streams, started):
         os.close(stream)
+    os.read(waiting, 1)  # its session must exist before anyone may want to end it
+    os.close(waiting)
     return pid
 
 
-def _become_worker(job: str, streams: Sequence[int], *, is_complete: bool) -> NoReturn:
-    """Never returns to the server's loop, whatever happens. is_complete: whether a fork has all
+def _become_worker(
+    job: str, streams: Sequence[int], started: int, *, is_complete: bool
+) -> NoReturn:
+    """Never returns to the server's loop, whatever happens. started: is closed when it has a
+    session of its own. is_complete: whether a fork has all
     that the server had; of several threads it has one, and what the others held stays locked.
     """
     try:
         os.setsid()
+        os.close(started)
         for place, stream in enumerate(streams):
             os.dup2(stream, place)
             os.close(stream)

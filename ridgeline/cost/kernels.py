@@ -28,9 +28,12 @@ from ridgeline.graph import Node
 from ridgeline.graph.spec import DTYPES
 from ridgeline.machines import Ceiling, Kernel, Machine
 from ridgeline.machines.tables import COLD_NBYTES, Route
+from ridgeline.units import KIB
 
 # Bytes that calibration's elementwise kernel moves per element: two operands and a result.
 _ELEMENTWISE_BYTES: Mapping[str, int] = {"fp32": 12, "bf16": 6, "fp16": 6}
+# Weights of a cold sample that says what waiting for a byte costs.
+_LEAST_WAITED_NBYTES = 64 * KIB
 _STREAMS = ("stream_read", "stream_copy", "stream_triad")
 # route, kind, dtype and class of convolutions
 _Key = tuple[str, str, str, Group | None]
@@ -193,23 +196,33 @@ class KernelModel:
 
     def _waits(self, call: Call, dtype: str, route: Route) -> tuple[Sample, ...]:
         """By how many seconds per byte of weights each cold sample of the call's class took longer
-        than a warm call of its size; none where nothing cold was measured.
+        than a warm call of its size; none where nothing cold was measured, or too few weights to
+        tell their wait from that for the code.
         """
         key = (route, call.kind, dtype, _class_of(call))
         if key not in self._cold:
             kernel = call.kind in COLD and self.machine.find_kernel(route, COLD[call.kind], dtype)
             warm = self._speed(call, dtype, route)
             samples = _alike(kernel.samples, _class_of(call)) if kernel else ()
-            itemsize = DTYPES[dtype].itemsize
+            sized = [(s, weights_in(s[:-1]) * DTYPES[dtype].itemsize) for s in samples]
+            # more than it takes to stream them is a wait for something else
+            most_s = self._farthest
             self._cold[key] = tuple(
-                (*s[:-1], _wait_s(warm, call.kind, s) / itemsize) for s in samples if warm
+                (*s[:-1], min(most_s, _wait_s(warm, call.kind, s) / nbytes))
+                for s, nbytes in sized
+                if warm and nbytes >= _LEAST_WAITED_NBYTES
             )
         return self._cold[key]
 
     def _coldness(self, near: float, far: float) -> float:
         """How far from near to the cold samples' operands the far is; in seconds per byte."""
-        farthest = 1 / self._read_bandwidth(self.machine.cold_nbytes or COLD_NBYTES)
+        farthest = self._farthest
         return min(1.0, max(0.0, far - near) / (farthest - near)) if farthest > near else 0.0
+
+    @property
+    def _farthest(self) -> float:
+        """Seconds per byte from where the cold samples' weights lay."""
+        return 1 / self._read_bandwidth(self.machine.cold_nbytes or COLD_NBYTES)
 
     def _allocating_s(self, move: Move, dtype: str) -> float:
         """Moving bytes as an eager op does, page faults of a fresh result included."""
@@ -225,8 +238,8 @@ class KernelModel:
         """Of reading a working set of `nbytes`. No set is slower than main memory, whose bandwidth
         the best stream shows; what a single one shows at that size may be its pages' misfortune.
         """
-        memory = self.machine.bandwidth_bytes_per_s(self.ceiling)
-        return max(memory, self._bandwidth("stream_read", nbytes))
+        measured = self.machine.memory.achievable_bandwidth_bytes_per_s or 0.0
+        return max(measured, self._bandwidth("stream_read", nbytes))
 
     def _bandwidth(self, kind: str, nbytes: int) -> float:
         """Of a working set of `nbytes`; main memory's where no stream was measured."""
@@ -266,8 +279,7 @@ def _alike(samples: tuple[Sample, ...], group: Group | None) -> tuple[Sample, ..
 
 
 def _wait_s(warm: Speed, kind: str, cold: Sample) -> float:
-    """Seconds per weight that the cold sample took beyond a warm call of its size."""
+    """Seconds that the cold sample took beyond a warm call of its size."""
     *features, rate = cold
     work = work_in(kind, features)
-    beyond_s = work / rate - warm.start_s - warm.run_s(work, features)
-    return max(0.0, beyond_s) / weights_in(features)
+    return max(0.0, work / rate - warm.start_s - warm.run_s(work, features))

@@ -3,10 +3,11 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fakes
@@ -17,7 +18,7 @@ from small_models import MODELS
 
 from ridgeline import graph as graphs
 from ridgeline.backends.child import Child, Nursery, children
-from ridgeline.backends.forkserver import ForkServer, environment, fork_server
+from ridgeline.backends.forkserver import WORKER, ForkServer, Start, environment, fork_server
 from ridgeline.backends.protocol import Job, Turn
 from ridgeline.frontends.torch_export import capture
 
@@ -122,30 +123,52 @@ def test_without_its_server_a_nursery_starts_workers_itself(
         assert _is_gone(child.process.pid)
 
 
+def test_a_worker_can_be_ended_as_soon_as_it_is_there(nursery: Nursery) -> None:
+    for _ in range(5):
+        child = nursery.start(2)
+        child.kill()
+        assert _is_gone(child.process.pid)
+
+
 def test_a_server_with_threads_starts_workers_anew(jobs: list[Job], tmp_path: Path) -> None:
     """What a fork of several threads would lack cannot be told, so none is used."""
-    path = tmp_path / "job.json"
-    path.write_bytes(b"no job")
     script = (
-        "import os, sys\n"
+        "import sys, threading\n"
         "from ridgeline.backends import forkserver\n"
-        "streams = [os.dup(n) for n in range(3)]\n"
-        f"forkserver._become_worker({str(path)!r}, streams, is_complete=False)\n"
+        "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "forkserver._IMPORTS = ()\n"
+        "forkserver.main()\n"
     )
-    silence, writing = os.pipe()  # at the end of its input a worker ends
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        stdin=silence,
-        capture_output=True,
-        text=True,
-        env={**environment(), "PYTHONPROFILEIMPORTTIME": "1"},
-        check=False,
-    )
-    os.close(silence)
-    os.close(writing)
-    assert done.returncode == 1
-    assert "DecodeError" in done.stdout
-    assert done.stderr.count(" site\n") == 2  # a process of its own, not a call
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        started = subprocess.Popen(
+            [sys.executable, "-c", script, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=environment(),
+        )
+        path = tmp_path / "job.json"
+        path.write_bytes(msgspec.json.encode(jobs[2]))
+        silence, writing = os.pipe()  # at the end of its input a worker ends
+        with (tmp_path / "log.txt").open("wb") as log:
+            request = msgspec.json.encode(Start(job=str(path)))
+            socket.send_fds(ours, [request], [silence, log.fileno(), log.fileno()])
+            pid = msgspec.json.decode(ours.recv(99), type=int)
+        os.close(silence)
+        assert _until(lambda: WORKER in Path(f"/proc/{pid}/cmdline").read_text())
+        os.close(writing)
+        assert _is_gone(pid)
+    assert started.wait(LIMIT_S) == 0
+
+
+def test_an_interrupted_request_ends_the_server(jobs: list[Job], tmp_path: Path) -> None:
+    """Else its late answer would be taken for that to the next request."""
+    with fork_server() as own, children(jobs, tmp_path, own) as nursery:
+        assert own is not None
+        own._requests.settimeout(1e-4)
+        child = nursery.start(0)
+        assert _parent_of(child) == os.getpid()
+        assert _is_gone(own.pid)
+        assert _wait(child) == "ready"
 
 
 def test_a_parent_that_is_gone_takes_the_server_along() -> None:
@@ -166,13 +189,22 @@ def test_a_parent_that_is_gone_takes_the_server_along() -> None:
     assert _is_gone(int(done.stdout))
 
 
-def _is_gone(pid: int) -> bool:
-    """Whether it ends soon; a zombie that nobody fetches counts as gone."""
+def _until(probe: Callable[[], bool]) -> bool:
+    """Whether `probe` becomes true."""
     end_s = time.monotonic() + LIMIT_S
     while time.monotonic() < end_s:
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
-                time.sleep(0.05)
-                continue
-        return True
+        if probe():
+            return True
+        time.sleep(0.05)
     return False
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether it ends soon; a zombie that nobody fetches counts as gone."""
+    return _until(lambda: _state(pid) in ("", "Z"))
+
+
+def _state(pid: int) -> str:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return ""

@@ -2,16 +2,19 @@
 
 #include <sched.h>
 
+#include <algorithm>
+
 namespace rl {
 namespace {
 
 // A worker spins about as long as a short model takes between two calls; whoever waits gives its
 // core away once it is clear that the one it waits for has none.
-constexpr int SPINS_BEFORE_SLEEP = 4000;
+constexpr int SPINS_BEFORE_SLEEP = 8000;
 constexpr int SPINS_BEFORE_YIELD = 500;  // some 20 us where a pause takes 140 cycles
+constexpr int IDLE_SPINS_BEFORE_YIELD = 5000;
 
-void wait_briefly(int spins) {
-    if (spins < SPINS_BEFORE_YIELD)
+void wait_briefly(int spins, int spins_before_yield = SPINS_BEFORE_YIELD) {
+    if (spins < spins_before_yield)
         pause_briefly();
     else
         sched_yield();
@@ -23,21 +26,45 @@ void wait_briefly(int spins) {
 // many short runs that the two would rather not take turns.
 void Places::take(int thread) {
 #if defined(__linux__)
+    Seat& seat = seats_[thread];
     const int core = sched_getcpu();
-    cores_[thread].store(core, std::memory_order_relaxed);
-    bool is_shared = false;
+    if (core != seat.core.load(std::memory_order_relaxed))
+        seat.core.store(core, std::memory_order_relaxed);
+    if (!is_shared(thread, core)) {
+        seat.shared_rounds = 0;
+        if (++seat.lone_rounds > seat.patience) seat.patience = LEAST_PATIENCE;
+        return;
+    }
+    seat.lone_rounds = 0;
+    if (++seat.shared_rounds < seat.patience) return;
+    seat.shared_rounds = 0;
+    seat.patience = std::min(2 * seat.patience, MOST_PATIENCE);
+    move(thread);
+#else
+    (void)thread;
+#endif
+}
+
+bool Places::is_shared(int thread, int core) const {
     for (int other = 0; other < thread; ++other)
-        is_shared |= cores_[other].load(std::memory_order_relaxed) == core;
-    cpu_set_t allowed;
-    if (core < 0 || !is_shared || sched_getaffinity(0, sizeof allowed, &allowed)) return;
-    cpu_set_t free = allowed;
-    for (const auto& taken : cores_) {
-        const int its_core = taken.load(std::memory_order_relaxed);
-        if (its_core >= 0 && its_core < CPU_SETSIZE) CPU_CLR(its_core, &free);
+        if (seats_[other].core.load(std::memory_order_relaxed) == core) return core >= 0;
+    return false;
+}
+
+void Places::move(int thread) {
+#if defined(__linux__)
+    cpu_set_t allowed, free, now;
+    if (sched_getaffinity(0, sizeof allowed, &allowed)) return;
+    free = allowed;
+    for (const Seat& seat : seats_) {
+        const int core = seat.core.load(std::memory_order_relaxed);
+        if (core >= 0 && core < CPU_SETSIZE) CPU_CLR(core, &free);
     }
     if (!CPU_COUNT(&free) || sched_setaffinity(0, sizeof free, &free)) return;
-    cores_[thread].store(sched_getcpu(), std::memory_order_relaxed);
-    sched_setaffinity(0, sizeof allowed, &allowed);  // it stays where it is until the system moves it
+    seats_[thread].core.store(sched_getcpu(), std::memory_order_relaxed);
+    // Where it may go is as before, unless someone has changed that since; it stays for now.
+    if (!sched_getaffinity(0, sizeof now, &now) && CPU_EQUAL(&now, &free))
+        sched_setaffinity(0, sizeof allowed, &allowed);
 #else
     (void)thread;
 #endif
@@ -90,7 +117,7 @@ void Pool::serve(int thread) {
     for (int64_t seen = 0;; ++seen) {
         for (int spins = 0; spins < SPINS_BEFORE_SLEEP; ++spins) {
             if (round_.load(std::memory_order_acquire) != seen) break;
-            wait_briefly(spins);
+            wait_briefly(spins, IDLE_SPINS_BEFORE_YIELD);
         }
         if (round_.load(std::memory_order_acquire) == seen) {
             std::unique_lock<std::mutex> lock(sleepers_);

@@ -32,14 +32,22 @@ class Barrier {
 // The cores that the threads of a pool run on.
 class Places {
   public:
-    explicit Places(int threads) : cores_(threads) {
-        for (auto& core : cores_) core.store(-1, std::memory_order_relaxed);
-    }
-    // Notes the calling thread's core, and leaves it for a free one where a thread before it has it.
+    explicit Places(int threads) : seats_(threads) {}
+    // Notes the calling thread's core; leaves it for one without a thread of the pool after some
+    // rounds in which a thread before it had the same, later each time that this does not last.
     void take(int thread);
 
   private:
-    std::vector<std::atomic<int>> cores_;
+    static constexpr int LEAST_PATIENCE = 4, MOST_PATIENCE = 1 << 20;  // rounds
+    struct alignas(64) Seat {
+        std::atomic<int> core{-1};
+        // of its own thread alone
+        int shared_rounds = 0, lone_rounds = 0, patience = LEAST_PATIENCE;
+    };
+    bool is_shared(int thread, int core) const;
+    void move(int thread);
+
+    std::vector<Seat> seats_;
 };
 
 // `threads` threads, the caller among them, that run one function together.
