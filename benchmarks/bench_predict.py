@@ -31,7 +31,7 @@ from ridgeline.machines.calibrate import calibrate
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "benchmarks" / "records"
-MISS = 0.30
+MISS, LEAST_DRIFT = 0.30, 0.10
 CALIBRATIONS, LEAST_CLEAN = 3, 0.7
 CASE_LIMIT_S = 900.0
 
@@ -194,7 +194,7 @@ def _drift(part: Part, error: float) -> str:
     looks = sorted(rate / p.calibrated for p in part.watched for rate in p.rates)
     middle = statistics.median(looks) if looks else 1.0
     corrected = (1 + error) / middle - 1
-    if abs(corrected) > MISS:
+    if abs(corrected) > MISS or abs(middle - 1) < LEAST_DRIFT:
         return ""
     return (
         f"The machine was another: between the turns the same {len(part.watched)} products ran at"
