@@ -52,8 +52,9 @@ TOO_FAST: dict[str, str] = {
     " (4.7 or 6.5 ms, each steady within its process).",
     "resnet50-bf16": "On 2026-11-30 15.0 of 15.7 ms were spent in calls of its 53 convolutions"
     " (torch's profiler, cpp.enable_kernel_profile), of which oneDNN's own timer (mkldnn.verbose)"
-    " saw 11.6: what torch does around a call took 64 us, and 46 us where ten of these convolutions were each"
-    " called in a loop; there oneDNN itself took 0.6 of what it took with all ten in turn.",
+    " saw 11.6: what torch does around a call took 64 us, and 46 us where ten of these"
+    " convolutions were each called in a loop; there oneDNN itself took 0.6 of what it took with"
+    " all ten in turn.",
     "deepadipose": "12 nodes in 0.1 ms: what the interpreter does between them, and products of"
     " one row whose kernels are called once, not in a loop.",
 }
