@@ -70,8 +70,11 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 RIDGELINE_KERNELS=apart
 export RIDGELINE_KERNELS
-# what is imported is compiled then, a fifth of all; pip would compile the rest too
-pip_install --no-compile -e ".[$extras]" || fail "$stopped"
+# What is imported is compiled then, a fifth of all, and pip would compile the rest too; but where Python
+# may write no bytecode, as in many containers, torch would be compiled anew at every start.
+compile=--no-compile
+[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile
+pip_install $compile -e ".[$extras]" || fail "$stopped"
 wait "$compiling" || true
 trap - EXIT INT TERM
 ls ridgeline/native/_kernels*.so >/dev/null 2>&1 || echo "The kernels did not compile, build/kernels.log says why; Ridgeline works without them."
