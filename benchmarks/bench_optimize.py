@@ -24,6 +24,7 @@ from statistics import median
 
 import msgspec
 import torch
+from command_line import told
 from optimize_peers import CAPTURED, FP32_PEERS, LOWER_PEERS
 
 from ridgeline import graph as graphs
@@ -274,7 +275,7 @@ def _new() -> Record:
         except PackageNotFoundError:
             continue
     return Record(
-        command=" ".join(["python benchmarks/bench_optimize.py", *sys.argv[1:]]),
+        command=" ".join(["python benchmarks/bench_optimize.py", *told(sys.argv[1:])]),
         commit=git("rev-parse", "--short=10", "HEAD"),
         date=datetime.date.today().isoformat(),
         cpu=read_cpu().model,

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 import torch
+from command_line import told
 from predict_cases import CASES, TOO_FAST, TOO_SLOW, Case
 from predict_model import EAGER, ENOUGH_CLEAN, PATIENCE_S, SEED, THREADS, Part
 
@@ -42,6 +43,7 @@ def main() -> None:
     if options.fresh and options.work.is_dir():
         shutil.rmtree(options.work)
     options.work.mkdir(parents=True, exist_ok=True)
+    begun = _begun(options.work)
     machine_path = _machine(options.machine, options.work)
     chosen = [c for c in CASES if not options.models or c.key in options.models.split(",")]
     parts, failures = [], {}
@@ -55,7 +57,7 @@ def main() -> None:
             print(f"{case.key:20s} failed: {result}", flush=True)
     if not parts:
         sys.exit("no model ran; nothing is recorded.")
-    record = _record(parts, failures, machine_path)
+    record = _record(parts, failures, machine_path, begun)
     path = options.out or RECORDS / f"predict-{datetime.date.today().isoformat()}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(record)))
@@ -137,13 +139,31 @@ def _part(case: Case, machine: Path, options: argparse.Namespace) -> Part | str:
     return msgspec.json.decode(out.read_bytes(), type=Part)
 
 
-def _record(parts: Sequence[Part], failures: dict[str, str], machine: Path) -> dict[str, object]:
+class Begun(msgspec.Struct):
+    """When the measuring began that `--work` holds, and of which commit."""
+
+    commit: str
+    date: str
+
+
+def _begun(work: Path) -> Begun:
+    """Of this run, or of the one that it goes on with."""
+    path = work / "begun.json"
+    if not path.is_file():
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        path.write_bytes(msgspec.json.encode(Begun(commit=_commit(), date=now)))
+    return msgspec.json.decode(path.read_bytes(), type=Begun)
+
+
+def _record(
+    parts: Sequence[Part], failures: dict[str, str], machine: Path, begun: Begun
+) -> dict[str, object]:
     models = [_model(part) for part in parts]
     return {
         "benchmark": "predict",
-        "command": " ".join(["python", "benchmarks/bench_predict.py", *sys.argv[1:]]),
-        "commit": _commit(),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", "benchmarks/bench_predict.py", *told(sys.argv[1:])]),
+        "commit": begun.commit,
+        "date": begun.date,
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
         "seed": SEED,
         "threads": THREADS,
@@ -183,7 +203,7 @@ def _model(part: Part) -> dict[str, object]:
     }
     if abs(error) > MISS:
         known = TOO_FAST if error < 0 else TOO_SLOW
-        told = (_drift(part, error), _place(part), known.get(part.key, ""))
+        told = (_drift(part, error), _place(part), _between(part), known.get(part.key, ""))
         model["explanation"] = " ".join(filter(None, told)) or "not looked into; see largest_gaps"
         model["largest_gaps"] = _gaps(part)
     return model
@@ -221,6 +241,18 @@ def _place(part: Part) -> str:
         f" each is called in a loop, {predicted} as predicted with the wait for weights, and"
         f" {in_turn} one after the other, code displaced by the others too; with that the error"
         f" would be {corrected_s / timed.time_s - 1:+.0%}."
+    )
+
+
+def _between(part: Part) -> str:
+    """What is spent between the nodes, where the best variant runs them one by one."""
+    timed, nodes_s = part.variants[part.best], sum(kind.measured_s for kind in part.kinds)
+    if part.best != EAGER or nodes_s > timed.time_s:
+        return ""
+    return (
+        f"Timed one by one its nodes take {nodes_s * 1e3:.3g} ms together, so that"
+        f" {(timed.time_s - nodes_s) * 1e3:.3g} ms are spent between them, which nothing predicts;"
+        f" of the nodes alone the error is {timed.predicted_s / nodes_s - 1:+.0%}."
     )
 
 

@@ -50,13 +50,6 @@ TOO_FAST: dict[str, str] = {
     "mobilenetv3-large": "64 convolutions of 30 to 200 us, a third of which is the start of the"
     " call; where malloc places inputs and outputs moves the whole by 40% between processes"
     " (4.7 or 6.5 ms, each steady within its process).",
-    "resnet50-bf16": "On 2026-11-30 15.0 of 15.7 ms were spent in calls of its 53 convolutions"
-    " (torch's profiler, cpp.enable_kernel_profile), of which oneDNN's own timer (mkldnn.verbose)"
-    " saw 11.6: what torch does around a call took 64 us, and 46 us where ten of these"
-    " convolutions were each called in a loop; there oneDNN itself took 0.6 of what it took with"
-    " all ten in turn.",
-    "deepadipose": "12 nodes in 0.1 ms: what the interpreter does between them, and products of"
-    " one row whose kernels are called once, not in a loop.",
 }
 """Case -> why its time is more than 30% above its prediction, where that was looked into."""
 

@@ -6,7 +6,11 @@ CDPATH='' cd -- "$(dirname -- "$0")/.."
 
 extras=$1
 kernels=$(find setup.py ridgeline/native/src -name "*.py" -o -name "*.h" -o -name "*.cpp" | LC_ALL=C sort | xargs cat | cksum)
-key="$(cksum < pyproject.toml) $(cksum < constraints.txt) $kernels $PWD"
+# What is imported is compiled then, a fifth of all, and pip would compile the rest too; but where Python
+# may write no bytecode, as in many containers, torch would be compiled anew at every start.
+compile=--no-compile
+[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile
+key="$(cksum < pyproject.toml) $(cksum < constraints.txt) $kernels $compile $PWD"
 stamp=.venv/.installed         # written last, so that an interrupted install leaves none
 unfinished=.venv/.installing   # a folder that still has it is rebuilt: pip may have stopped half-way
 
@@ -70,10 +74,6 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 RIDGELINE_KERNELS=apart
 export RIDGELINE_KERNELS
-# What is imported is compiled then, a fifth of all, and pip would compile the rest too; but where Python
-# may write no bytecode, as in many containers, torch would be compiled anew at every start.
-compile=--no-compile
-[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || compile=--compile
 pip_install $compile -e ".[$extras]" || fail "$stopped"
 wait "$compiling" || true
 trap - EXIT INT TERM

@@ -33,9 +33,11 @@ tasks = [int(t) for t in set(os.listdir("/proc/self/task")) - before]
 workers = [t for t in tasks if os.sched_getaffinity(t) == {one}]
 for task in workers:
     os.sched_setaffinity(task, {one, two})
+has_left = False
 for _ in range(200):
     run(x)
-print(len(workers), [core(t) == two for t in workers], end=" ")
+    has_left |= core(workers[0]) == two
+print(len(workers), has_left, end=" ")
 print([sorted(os.sched_getaffinity(t)) == [one, two] for t in workers])
 """
 
@@ -52,4 +54,4 @@ def test_a_worker_leaves_a_core_that_the_caller_has() -> None:
         env=environment(),
         check=False,
     )
-    assert done.stdout == "1 [True] [True]\n", done.stderr
+    assert done.stdout == "1 True [True]\n", done.stderr

@@ -32,7 +32,8 @@ void Places::take(int thread) {
         seat.core.store(core, std::memory_order_relaxed);
     if (!is_shared(thread, core)) {
         seat.shared_rounds = 0;
-        if (++seat.lone_rounds > seat.patience) seat.patience = LEAST_PATIENCE;
+        if (seat.lone_rounds <= seat.patience && ++seat.lone_rounds > seat.patience)
+            seat.patience = LEAST_PATIENCE;
         return;
     }
     seat.lone_rounds = 0;
