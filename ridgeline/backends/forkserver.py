@@ -145,9 +145,20 @@ def main() -> None:
     for name in _IMPORTS:
         with contextlib.suppress(Exception):  # a worker that needs it says what is wrong
             import_module(name)
+    _end_idle_threads()
     with contextlib.suppress(OSError):  # the parent left while it was answered
         while (answer := _answered(requests)) is not None:
             requests.send(msgspec.json.encode(answer))
+
+
+def _end_idle_threads() -> None:
+    """Forks once for nothing: a library that keeps threads and can be forked, as NumPy's OpenBLAS,
+    ends them before a fork and starts them when they are needed.
+    """
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
 
 
 def _answered(requests: socket.socket) -> int | None:

@@ -23,7 +23,7 @@ from ridgeline.backends.protocol import Job, Turn
 from ridgeline.frontends.torch_export import capture
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux only")
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,14 @@ def _parent_of(child: Child) -> int:
 
 
 def test_a_worker_is_a_fork_that_works(nursery: Nursery, server: ForkServer) -> None:
+    """So is the first: what NumPy keeps threads for ends with a fork."""
     child = nursery.start(0)
+    assert _parent_of(child) == server.pid
+    line = Path(f"/proc/{child.process.pid}/cmdline").read_text()
+    assert WORKER not in line
     assert _wait(child) == "ready"
     child.ask(Turn(samples=2))
     assert len(child.wait(time.monotonic() + LIMIT_S).times_s) == 2
-    assert _parent_of(child) == server.pid
     assert os.getsid(child.process.pid) == child.process.pid
 
 

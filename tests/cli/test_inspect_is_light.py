@@ -26,7 +26,6 @@ HEAVY = (
     "networkx.algorithms",
     "torch._dynamo.polyfills.itertools",
     "torch._inductor.codegen.common",
-    "triton",
     "pandas",
     "matplotlib",
 )

@@ -313,8 +313,12 @@ def test_no_change_takes_as_long_as_the_run(machine: Machine) -> None:
         samples=((2.0**20, 90e9), (2.0**26, 30e9), (2.0**30, 20e9)),
         source="test",
     )
-    # weights from far away: a product waits for them as long again as it computes
-    here = replace(machine, kernels=(kernel("gemm", 8e12), kernel("gemm_cold", 4e12), reading))
+    # weights from far away: a product waits for them
+    slow = replace(
+        machine.memory, bandwidth_bytes_per_s=80e9, achievable_bandwidth_bytes_per_s=60e9
+    )
+    kernels = (kernel("gemm", 8e12), kernel("gemm_cold", 4e12), reading)
+    here = replace(machine, kernels=kernels, memory=slow)
     with torch.device("meta"):
         linear, x = torch.nn.Linear(1024, 1024, bias=False), torch.randn(2**17, 1024)
     graph = capture(linear, (x,), is_trusted=True, name="linear")
