@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ridgeline.errors import BackendError
 
-_ABI_VERSION = 2
+_ABI_VERSION = 3
 _NAME = "_kernels"
 _WORD, _POINTER, _TEXT = ctypes.c_int64, ctypes.c_void_p, ctypes.c_char_p
 _SIGNATURES: Mapping[str, tuple[type | None, tuple[type, ...]]] = {

@@ -105,7 +105,7 @@ def test_a_tolerance_is_kept_by_leaving_a_product_in_bf16_also_when_loaded(tmp_p
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b'{"\xff": 1}', b'{"wide": [[1, 2]]}', b'{"wide": [], "more": 1}']
+    "content", [b"", b"[]", b'{"\xff": 1}', b'{"rounded": [[1, 2]]}', b'{"rounded": [], "more": 1}']
 )
 def test_a_damaged_list_of_products_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     graph = capture(nn.Linear(4, 4), (torch.ones(2, 4),))

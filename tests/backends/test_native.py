@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ridgeline.backends.agreement import compare
 from ridgeline.backends.native.backend import Native
-from ridgeline.backends.native.builder import Builder, Instruction
+from ridgeline.backends.native.builder import AllBut, Builder, Instruction
+from ridgeline.backends.native.cycles import Work
 from ridgeline.backends.native.lower import Lowered, lower
 from ridgeline.backends.native.memory import plan
-from ridgeline.backends.native.rows import products
 from ridgeline.backends.native.value import Buffer, Kind, Place, as_matrix, rows_of
 from ridgeline.backends.reference import Reference
 from ridgeline.backends.registry import TOLERANCES
@@ -59,10 +59,12 @@ class TestNative(BackendSuite):
     def test_the_zoo_agrees_in_int8(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         if not Library().has_int8:
             pytest.skip("this processor has no products of int8")
-        monkeypatch.setattr(products, "_LEAST_COLUMNS", 1)  # products so narrow stay in bf16
-        monkeypatch.setattr(products, "_LEAST_DEPTH", 1)
+        # what is so small would stay in bf16
+        monkeypatch.setattr(Work, "cycles", property(lambda self: self.weight_nbytes))
         graph, inputs = tiny(name)
-        steps = lower(stateless(graph, keeps_groups=True), Library(), is_int8=True).builder.steps
+        steps = lower(
+            stateless(graph, keeps_groups=True), Library(), rounded=AllBut()
+        ).builder.steps
         assert any(isinstance(s, Instruction) and s.name == "gemm_int8" for s in steps)
         found = Native().compile(graph, "int8")(*inputs)
         error = compare(Reference().compile(graph)(*inputs), found).max_error
@@ -116,12 +118,13 @@ HAS_INT8 = library.library_path() is not None and Library().has_int8
 
 @pytest.mark.skipif(not HAS_INT8, reason="no products of int8")
 @pytest.mark.parametrize("rows", [1, 7, 40])
-def test_products_of_int8_round_each_row_once(rows: int) -> None:
+def test_products_of_int8_round_each_row_once(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Work, "cycles", property(lambda self: self.weight_nbytes))
     torch.manual_seed(0)
     model, inputs = Wide().eval(), (torch.randn(rows, 100), torch.randn(2, 64, 5, 5))
     graph = capture(model, inputs)
     in_bf16 = Native().lower(graph, "int8")
-    own = lower(stateless(in_bf16, keeps_groups=True), Library(), is_int8=True).builder.steps
+    own = lower(stateless(in_bf16, keeps_groups=True), Library(), rounded=AllBut()).builder.steps
     found = [s.name for s in own if isinstance(s, Instruction)]
     assert found.count("gemm_int8") == 5
     assert found.count("quantize") == 3  # of x, of what follows `first`, of the image
@@ -136,7 +139,7 @@ def test_products_of_int8_round_each_row_once(rows: int) -> None:
 
 
 def test_rows_are_rounded_again_where_that_step_was_taken_back() -> None:
-    builder = Builder(Library(), is_int8=True)
+    builder = Builder(Library(), rounded=AllBut())
     x = builder.blank(torch.empty(3, 70, device="meta"))
     first = builder.quantized(x, 70, 3, 70)
     assert builder.quantized(x, 70, 3, 70) is first

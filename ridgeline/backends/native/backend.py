@@ -1,6 +1,6 @@
 """The backend: plans memory, writes programs, and runs them in turns with what torch takes."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 from ridgeline.backends.backend import Backend, Dtype, Runnable, Setting, aligned
 from ridgeline.backends.eager import Eager
 from ridgeline.backends.native.builder import (
+    AllBut,
     Builder,
     Instruction,
     Size,
@@ -40,9 +41,9 @@ _MOST_SETS = 8
 
 
 class _Products(msgspec.Struct, forbid_unknown_fields=True):
-    """What is saved beside the graph. wide: sizes (rows, columns, depth) that stay in bf16."""
+    """What is saved beside the graph. rounded: sizes (rows, columns, depth) done in eight bits."""
 
-    wide: list[Size]
+    rounded: list[Size]
 
 
 class Native(Backend):
@@ -71,12 +72,12 @@ class Native(Backend):
         """The program on as many threads as torch has. Of int8, what would take the outputs beyond
         the tolerance on the sets of calibration stays in bf16.
         """
-        form, is_int8 = stateless(graph, keeps_groups=True), setting.dtype == "int8"
-        wide = _kept_wide(form, graph, setting) if is_int8 else frozenset()
+        form = stateless(graph, keeps_groups=True)
+        rounded = _rounded(form, graph, setting) if setting.dtype == "int8" else frozenset()
         if setting.keep is not None:
-            found = _Products(wide=sorted(wide))
+            found = _Products(rounded=sorted(rounded))
             (setting.keep / PRODUCTS).write_bytes(msgspec.json.encode(found))
-        return _runnable(form, is_int8, wide)
+        return _runnable(form, rounded)
 
     def load(self, graph: Graph, folder: Path, dtype: Dtype) -> Runnable:
         """The program anew, with the products in eight bits that it had."""
@@ -88,28 +89,28 @@ class Native(Backend):
             ) from error
         self.require(dtype)
         form = stateless(self.lower(graph, dtype), keeps_groups=True)
-        return _runnable(form, dtype == "int8", frozenset(saved.wide))
+        return _runnable(form, frozenset(saved.rounded))
 
 
-def _runnable(form: Stateless, is_int8: bool, wide: frozenset[Size]) -> Runnable:
-    lowered = lower(form, Library(), is_int8=is_int8, wide=wide)
+def _runnable(form: Stateless, rounded: Container[Size]) -> Runnable:
+    lowered = lower(form, Library(), rounded=rounded)
     return form.runnable(run_of(lowered, torch.get_num_threads(), form.blank))
 
 
-def _kept_wide(form: Stateless, graph: Graph, setting: Setting) -> frozenset[Size]:
-    """The sizes of products that stay in bf16; none where nothing says what is tolerated."""
+def _rounded(form: Stateless, graph: Graph, setting: Setting) -> frozenset[Size]:
+    """The sizes of products in eight bits; all that pay, where nothing says what is tolerated."""
+    work = lower(form, Library(), rounded=AllBut()).builder.work
     sets = setting.calibration[:_MOST_SETS]
     if setting.tolerance is None or setting.whole is None or not sets:
-        return frozenset()
+        return frozenset(work)
 
     def outputs(wide: Collection[Size]) -> list[tuple[Tensor, ...]]:
-        run = aligned(graph, _runnable(form, True, frozenset(wide)))
+        run = aligned(graph, _runnable(form, AllBut(wide)))
         return [run(*given) for given in sets]
 
-    work = lower(form, Library(), is_int8=True).builder.work
     exact = Eager().compile(setting.whole)
     expected = [exact(*given) for given in sets]
-    return kept_wide(work, outputs, expected, setting.tolerance, graph.name)
+    return frozenset(work) - kept_wide(work, outputs, expected, setting.tolerance, graph.name)
 
 
 def run_of(lowered: Lowered, threads: int, blank: Callable[[], list[Tensor]]) -> Raw:

@@ -1,6 +1,6 @@
 """Builder: the program under way, as steps on buffers that have no addresses yet."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +30,7 @@ from ridgeline.backends.native.value import (
     type_of,
 )
 from ridgeline.errors import UnsupportedOp
+from ridgeline.native.grid import Grid
 from ridgeline.native.library import Library
 from ridgeline.native.pages import Pages
 from ridgeline.native.program import MAX_RANK, Step
@@ -85,16 +86,25 @@ class TorchCall:
 Size = tuple[int, int, int]
 
 
+@dataclass(frozen=True, slots=True)
+class AllBut:
+    """All sizes but some."""
+
+    sizes: Collection[Size] = ()
+
+    def __contains__(self, size: object) -> bool:
+        return size not in self.sizes
+
+
 @dataclass(slots=True)
 class Builder:
-    """steps: the program. constants: tensors that it reads, packed or as they are. is_int8: whether
-    products by weights are of eight bits where that pays; wide: the sizes of those that are not for
-    all that. work: the operations of each size where it pays.
+    """steps: the program. constants: tensors that it reads, packed or as they are. rounded: the
+    sizes of products by weights that are of eight bits where that pays. work: the operations of
+    each size where it pays.
     """
 
     library: Library
-    is_int8: bool = False
-    wide: frozenset[Size] = frozenset()
+    rounded: Container[Size] = frozenset()
     work: dict[Size, float] = field(default_factory=dict)
     pages: Pages = field(default_factory=Pages)
     steps: list[Instruction | TorchCall] = field(default_factory=list)
@@ -134,18 +144,20 @@ class Builder:
             self._known[key] = self._add(Buffer(Kind.CONSTANT, room, tensor=target))
         return Place(self._known[key])
 
-    def packed_int8(self, weight: Tensor) -> Fields:
-        """A known (n, k) matrix as gemm_int8 reads it, every row of it on a scale of its own."""
+    def packed_int8(self, weight: Tensor, matrices: Callable[[Tensor], Sequence[Tensor]]) -> Fields:
+        """A known weight (n, ...) as products of eight bits read it, every row of it on a scale of
+        its own. matrices: what is packed of the whole numbers, for each group.
+        """
         key = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype)
         if key not in self._known_int8:
-            wide = weight.detach().float()
+            wide = weight.detach().float().flatten(1)
             smallest = torch.finfo(torch.float32).tiny
             scales = (wide.abs().amax(dim=1) / _LARGEST_INT8).clamp_min(smallest)
             whole = (wide / scales[:, None]).round()
             self._known_int8[key] = {
                 "column_scale_ref": self.vector(scales),
                 "column_low_ref": self.vector(whole.sum(dim=1) * scales),
-                "w_ref": self.packed_groups([whole.to(torch.int8)]),
+                "w_ref": self.packed_groups(matrices(whole.to(torch.int8).reshape(weight.shape))),
             }
             self._kept.append(weight)  # its address stands for it
         return self._known_int8[key]
@@ -204,6 +216,27 @@ class Builder:
                 **{f"y_stride{i}": n for i, n in enumerate(ys)},
             },
         )
+
+    def gridded(self, x: Value, grid: Grid, window: Fields) -> Fields:
+        """A value laid out in a grid, as conv_grid names it, with the scale and smallest value of
+        each image where it is of eight bits. window: the fields that say where windows lie.
+        """
+        dtype = torch.bfloat16 if grid.item_nbytes == 2 else torch.uint8
+        value = self.blank(torch.empty(grid.size, dtype=dtype, device="meta"))
+        scales, lows = None, None
+        if dtype == torch.uint8:
+            scales, lows = (
+                self.blank(torch.empty(grid.batch, device="meta")).place for _ in range(2)
+            )
+        ends: Fields = {"x_ref": x.place, "y_ref": value.place, "scale_ref": scales}
+        types: Fields = {"low_ref": lows, "x_type": x.type, "y_type": value.type}
+        self.emit("grid", {**window, **ends, **types, "ldy": grid.pitch})
+        return {
+            "x_ref": value.place,
+            "x_type": value.type,
+            "row_scale_ref": scales,
+            "row_low_ref": lows,
+        }
 
     def quantized(self, x: Value, ldx: int, rows: int, width: int) -> Fields:
         """Rows of a value in eight bits, their scales and smallest values, as gemm_int8 names them;

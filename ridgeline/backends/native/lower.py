@@ -1,7 +1,7 @@
 """From a graph to steps: every node through the table, what the table lacks through torch."""
 
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +36,11 @@ class Lowered:
     fallbacks: Mapping[str, str]
 
 
-def lower(
-    form: Stateless, library: Library, *, is_int8: bool = False, wide: frozenset[Size] = frozenset()
-) -> Lowered:
-    """The steps that compute a stateless graph. is_int8: products by weights in eight bits, but for
-    those of the sizes in `wide`.
+def lower(form: Stateless, library: Library, *, rounded: Container[Size] = frozenset()) -> Lowered:
+    """The steps that compute a stateless graph. rounded: the sizes of products by weights that are
+    done in eight bits where that pays.
     """
-    return _Lowering(form, Builder(library, is_int8=is_int8, wide=wide)).run()
+    return _Lowering(form, Builder(library, rounded=rounded)).run()
 
 
 class _Lowering:

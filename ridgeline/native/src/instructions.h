@@ -59,12 +59,31 @@ constexpr int64_t MAX_RANK = 6;
       "w_inner ldw y_outer y_inner ldy is_transposed alpha_bits")                                 \
     /* convolution, channels last: x (batch, depth, height, width, channels) with ldx between     \
        positions, dense otherwise; w: per group packed by rl_pack of (taps x channels / groups,   \
-       filters / groups); y likewise with ldy; two-dimensional ones have depth 1 */               \
+       filters / groups); y likewise with ldy; two-dimensional ones have depth 1. Of bf16 only     \
+       where there are no units for it: conv_grid is for those */                                  \
     I(conv, 1,                                                                                    \
       "x_ref w_ref bias_ref y_ref x_type y_type batch depth height width channels filters "       \
       "groups out_depth out_height out_width kernel_depth kernel_height kernel_width "            \
       "stride_depth stride_height stride_width pad_depth pad_height pad_width dilation_depth "    \
       "dilation_height dilation_width ldx ldy")                                                   \
+    /* x (batch, depth, height, width, channels), positions ldx apart, in a grid of a kind (grid.h), \
+       columns ldy apart: of bf16, or of whole numbers y from 0 to 255 where x = low + scale y,     \
+       scale and low for each image; there 0 is a whole number. RUNS of eight bits are followed by  \
+       room for what the last of them reads in vain */                                             \
+    I(grid, 0,                                                                                    \
+      "x_ref y_ref scale_ref low_ref x_type y_type batch depth height width channels groups "     \
+      "kind out_depth out_height out_width kernel_depth kernel_height kernel_width "              \
+      "stride_depth stride_height stride_width pad_depth pad_height pad_width dilation_depth "    \
+      "dilation_height dilation_width ldx ldy")                                                   \
+    /* the convolution of a tensor that lies in a grid, columns ldx apart; w: per group packed by \
+       rl_pack of (filters / groups, taps x room), of bf16, or of I8 where x is U8; the other       \
+       fields as in gemm_int8 (rows: one scale for each image), and ABSENT for bf16 */             \
+    I(conv_grid, 1,                                                                               \
+      "x_ref w_ref row_scale_ref row_low_ref column_scale_ref column_low_ref bias_ref y_ref "     \
+      "x_type y_type batch depth height width channels filters groups kind out_depth "            \
+      "out_height out_width kernel_depth kernel_height kernel_width stride_depth stride_height "  \
+      "stride_width pad_depth pad_height pad_width dilation_depth dilation_height "               \
+      "dilation_width ldx ldy")                                                                   \
     /* a convolution of 3 x 3 taps, stride and dilation 1, by Winograd's F(tile x tile, 3 x 3),    \
        tile 2 or 4; w: for each of its (tile + 2)^2 points rl_pack of fp32 (channels, filters),   \
        as ridgeline.native.winograd gives them */                                                 \

@@ -10,7 +10,7 @@
 namespace rl {
 namespace {
 
-constexpr int64_t ABI_VERSION = 2;
+constexpr int64_t ABI_VERSION = 3;
 
 struct Entry {
     Kernel kernel;

@@ -4,19 +4,23 @@ vectors of the channels of narrow groups.
 
 from collections.abc import Sequence
 from math import prod
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from ridgeline.backends.native import cycles
 from ridgeline.backends.native.call import Call, Result, floating
-from ridgeline.backends.native.rows.products import gemm
+from ridgeline.backends.native.cycles import Work
+from ridgeline.backends.native.rows.products import gemm, is_in_eight_bits
 from ridgeline.backends.native.tree import Fields, Host
 from ridgeline.backends.native.value import Place, Value, as_matrix, channels_last
 from ridgeline.errors import UnsupportedOp
+from ridgeline.native.grid import Grid, grid_of
 from ridgeline.native.winograd import winograd_tile, winograd_weights
 
 # What 4 MiB of scratch memory per thread have room for, with a margin.
-_MOST_TAPS, _MOST_CHANNELS = 4096, 16384
+_MOST_TAPS, _MOST_CHANNELS, _MOST_IMAGES = 4096, 16384, 2**17
 _AXES = ("depth", "height", "width")
 # Channels per group of what is computed vector by vector; wider groups are products of their own.
 _GROUPS = (2, 4, 8, 16)
@@ -35,8 +39,7 @@ def _convolution(call: Call) -> Result:
     taps = prod(weight.shape[2:])
     call.within("taps", taps, _MOST_TAPS)
     call.within("channels", max(weight.shape[:2]), _MOST_CHANNELS)
-    if call.out.dtype == torch.bfloat16:  # windows are laid out first
-        call.within("values in a window", taps * weight.shape[1], _MOST_CHANNELS)
+    call.within("images", call.out.shape[0], _MOST_IMAGES)
     stride, dilation = (_each(call.ints(n), spatial) for n in ("stride", "dilation"))
     padding, groups = _padding(call, weight, dilation), int(call.number("groups"))
     x, ldx = call.pixels("input")
@@ -60,11 +63,13 @@ def _convolution(call: Call) -> Result:
         return call.hosted(_by_points(call, fields, weight, tile))
     rows = prod(d * (k - 1) + 1 for d, k in zip(dilation[:-1], weight.shape[2:-1], strict=True))
     row = (call.out.shape[-1] + _COLUMNS) * stride[-1] + dilation[-1] * weight.shape[-1]
-    name, own = _way(call, x, weight, groups, rows * row)
+    name = _way(x, weight, groups, rows * row)
+    if name == "conv" and x.dtype == torch.bfloat16 and call.builder.library.has_bf16:
+        return call.hosted(_by_grid(call, fields, x, weight, groups))
     return call.hosted(
         Host(
             name=name,
-            fields={**fields, **own},
+            fields={**fields, **_weights(call, name, x, weight, groups)},
             spec=call.out,
             axes=pixel_axes(call.out.dim()),
             flops=2 * call.out.numel() * prod(weight.shape[1:]),
@@ -122,17 +127,89 @@ def into_pixels(target: Value) -> Fields:
     return {"y_ref": target.place, "y_type": target.type, "ldy": distance}
 
 
-def _way(call: Call, x: Value, weight: Tensor, groups: int, positions: int) -> tuple[str, Fields]:
-    """The instruction for windows in groups, and the fields that only it has. positions: of the
-    input that one row of the output reads.
+def _by_grid(call: Call, fields: Fields, x: Value, weight: Tensor, groups: int) -> Host:
+    """In tiles, on a grid of bf16 or of eight bits."""
+    builder, filters = call.builder, weight.shape[0]
+    m, k = call.out.numel() // filters, prod(weight.shape[1:])
+    lean, wide = (grid_of(_grid(fields, groups, nbytes), filters) for nbytes in (1, 2))
+    is_int8 = is_in_eight_bits(
+        builder,
+        (m, filters, k),
+        _work(lean, m, filters, k, laid=cycles.rounding(prod(x.shape), lean.batch)),
+        _work(wide, m, filters, k),
+    )
+    grid = lean if is_int8 else wide
+    if is_int8:
+        own = builder.packed_int8(weight, grid.weights)
+    else:
+        own = {"w_ref": builder.packed_groups(grid.weights(weight.to(x.dtype)))}
+    own = {**dict.fromkeys(("column_scale_ref", "column_low_ref")), **own}
+    window = {n: v for n, v in fields.items() if n not in ("x_ref", "bias_ref", "x_type", "ldx")}
+    window |= {"groups": groups, "kind": grid.kind}
+    laid = builder.gridded(x, grid, {**window, "ldx": fields["ldx"]})
+    return Host(
+        name="conv_grid",
+        fields={
+            **window,
+            **own,
+            **laid,
+            "bias_ref": fields["bias_ref"],
+            "filters": filters,
+            "ldx": grid.pitch,
+        },
+        spec=call.out,
+        axes=pixel_axes(call.out.dim()),
+        flops=2 * call.out.numel() * k,
+        finish=into_pixels,
+    )
+
+
+def _work(grid: Grid, rows: int, columns: int, depth: int, laid: float = 0.0) -> Work:
+    return Work(
+        rows=rows,
+        columns=columns,
+        steps=grid.steps(columns),
+        weight_nbytes=columns * depth * grid.item_nbytes,
+        laid=grid.laying_cycles + laid,
+    )
+
+
+def _grid(fields: Fields, groups: int, item_nbytes: int) -> Grid:
+    return Grid(
+        batch=cast(int, fields["batch"]),
+        channels=cast(int, fields["channels"]),
+        groups=groups,
+        out=_three(fields, "out_"),
+        kernel=_three(fields, "kernel_"),
+        stride=_three(fields, "stride_"),
+        dilation=_three(fields, "dilation_"),
+        item_nbytes=item_nbytes,
+    )
+
+
+def _three(fields: Fields, prefix: str) -> tuple[int, int, int]:
+    depth, height, width = (cast(int, fields[prefix + axis]) for axis in _AXES)
+    return depth, height, width
+
+
+def _way(x: Value, weight: Tensor, groups: int, positions: int) -> str:
+    """The instruction for windows in groups. positions: of the input that one row of the output
+    reads.
     """
     filters, group = weight.shape[:2]
     if groups == x.shape[1] == filters:
-        return "depthwise", {"w_ref": _by_channel(call, weight)}
+        return "depthwise"
     is_lean = max(positions, prod(weight.shape[1:])) <= _MOST_POSITIONS
-    if groups > 1 and filters == x.shape[1] and group in _GROUPS and is_lean:
-        return "grouped", {"w_ref": _by_channel(call, weight), "group": group}
-    return "conv", _by_group(call, x, weight, groups)
+    is_thin = groups > 1 and filters == x.shape[1] and group in _GROUPS
+    return "grouped" if is_thin and is_lean else "conv"
+
+
+def _weights(call: Call, name: str, x: Value, weight: Tensor, groups: int) -> Fields:
+    """The fields that only this instruction has."""
+    if name == "conv":
+        return _by_group(call, x, weight, groups)
+    own: Fields = {"w_ref": _by_channel(call, weight)}
+    return {**own, "group": weight.shape[1]} if name == "grouped" else own
 
 
 def _by_channel(call: Call, weight: Tensor) -> Place:

@@ -5,15 +5,14 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ridgeline.backends.native import cycles
 from ridgeline.backends.native.builder import Builder, Size, applied
 from ridgeline.backends.native.call import Call, Operand, Result, floating
+from ridgeline.backends.native.cycles import Work
 from ridgeline.backends.native.tree import Fields, Host, Tree
 from ridgeline.backends.native.value import Place, Value, as_matrix, joined
 from ridgeline.errors import UnsupportedOp
 
-# Columns from which on a product of eight bits saves more than it costs to round its rows: that is
-# some 6 cycles per 16 values, and a tile of 16 x 64 of them by 16 columns is multiplied in 16.
-_LEAST_COLUMNS, _LEAST_DEPTH = 256, 64
 _MOST_DEPTH = 2**16  # so that sums of 255 x 127 stay within 32 bits
 
 
@@ -21,7 +20,8 @@ def gemm(call: Call, x: Value, ldx: int, weight: Tensor, bias: Place | None, spe
     """x (..., k) times a known (n, k), a host."""
     n, k = weight.shape
     m = prod(spec.shape) // n
-    is_int8 = _is_int8(call.builder, (m, n, k))
+    lean, wide = (cycles.product(m, n, k, item_nbytes=nbytes) for nbytes in (1, 2))
+    is_int8 = is_in_eight_bits(call.builder, (m, n, k), lean, wide)
     own = _by_int8(call, x, ldx, weight, m) if is_int8 else _by_floats(call, x, ldx, weight)
     return Host(
         name="gemm_int8" if is_int8 else "gemm",
@@ -33,13 +33,14 @@ def gemm(call: Call, x: Value, ldx: int, weight: Tensor, bias: Place | None, spe
     )
 
 
-def _is_int8(builder: Builder, size: Size) -> bool:
-    """Whether a product is done in eight bits; where that pays, its operations are noted."""
-    _, n, k = size
-    if not builder.is_int8 or n < _LEAST_COLUMNS or not _LEAST_DEPTH <= k <= _MOST_DEPTH:
+def is_in_eight_bits(builder: Builder, size: Size, lean: Work, wide: Work) -> bool:
+    """Whether a product is done in eight bits; where that pays, its operations are noted. lean,
+    wide: what it takes in eight bits and in bf16.
+    """
+    if lean.cycles >= wide.cycles or size[2] > _MOST_DEPTH:
         return False
     builder.work[size] = builder.work.get(size, 0.0) + 2.0 * prod(size)
-    return size not in builder.wide
+    return size in builder.rounded
 
 
 def _by_floats(call: Call, x: Value, ldx: int, weight: Tensor) -> Fields:
@@ -49,7 +50,7 @@ def _by_floats(call: Call, x: Value, ldx: int, weight: Tensor) -> Fields:
 
 def _by_int8(call: Call, x: Value, ldx: int, weight: Tensor, rows: int) -> Fields:
     rounded = call.builder.quantized(x, ldx, rows, weight.shape[1])
-    return {**rounded, **call.builder.packed_int8(weight)}
+    return {**rounded, **call.builder.packed_int8(weight, lambda whole: [whole])}
 
 
 def _into(target: Value) -> Fields:

@@ -1,5 +1,7 @@
 // Products cut into parts: an area of the results per thread, blocks of it that suit the caches.
 #pragma once
+#include <utility>
+
 #include "panel.h"
 #include "tiles.h"
 
@@ -126,22 +128,18 @@ inline void copy_tails(const Product& p, int64_t first, int64_t last, uint16_t* 
 
 // An area in tiles, block by block: put(block, place). All blocks of rows are of one size, as the
 // tiles are configured once; the last one begins among the rows of the one before it and skips those.
-// tails: room for DEPTH values of each row, for bf16; of eight bits k is a multiple of their depth.
-// Ahead is asked for the rows that follow where w is near, else for the next strips.
-template <class T, class Put>
-inline void multiply_area_in_tiles(const Product& p, const T* w, Tiles& tiles, const Area& area, T* tails,
-                                   bool is_w_near, Put put) {
-    constexpr int64_t DEPTH = DEPTH_OF<T>;
-    const Strips strips(p.n, p.k, DEPTH);
-    const T* x = reinterpret_cast<const T*>(p.x);
+// pieces_at(row, upper): the rows of a block, `upper` of them in the first tile, in pieces, and how
+// many those are. Ahead is asked for the rows that follow where w is near, else for the next strips.
+template <class T, class PiecesAt, class Put>
+inline void multiply_area_in_tiles(const Product& p, const T* w, Tiles& tiles, const Area& area, bool is_w_near,
+                                   PiecesAt pieces_at, Put put) {
+    const Strips strips(p.n, p.k, DEPTH_OF<T>);
     const int64_t rows = area.last - area.first, down = rows > SIDE ? 2 : 1, most = 4 / down;
     const int64_t blocks = parts_of(rows, down * SIDE), height = parts_of(rows, blocks);
-    const int64_t upper = parts_of(height, down), depth = p.k / DEPTH;
+    const int64_t upper = parts_of(height, down);
     const int64_t calls = parts_of(area.to - area.from, most) * blocks;
     const int64_t x_lines = is_w_near ? parts_of(rows * p.ldx * int64_t(sizeof(T)), 64 * calls * strips.steps) : 0;
-    const char* next_x = reinterpret_cast<const char*>(x + area.last * p.ldx);
-    if constexpr (sizeof(T) == 2)
-        if (p.k % DEPTH) copy_tails(p, area.first, area.last, tails);
+    const char* next_x = reinterpret_cast<const char*>(reinterpret_cast<const T*>(p.x) + area.last * p.ldx);
     asm volatile("" ::: "memory");  // the compiler does not know that tiles read memory
     tiles.configure(upper, down == 2 ? height - upper : upper);
     for (int64_t strip = area.from; strip < area.to; strip += most) {
@@ -151,30 +149,49 @@ inline void multiply_area_in_tiles(const Product& p, const T* w, Tiles& tiles, c
         const char* next = is_w_near ? next_x : reinterpret_cast<const char*>(own + across * strips.stride());
         for (int64_t b = 0; b < blocks; ++b, next += lines * strips.steps * 64) {
             const int64_t wanted = area.first + b * height, row = std::min(wanted, area.last - height);
-            const T *from = x + row * p.ldx, *tail = tails + (row - area.first) * DEPTH;
-            const RowsOf<T> pieces[] = {{{from, from + upper * p.ldx}, p.ldx, depth},
-                                        {{tail, tail + upper * DEPTH}, DEPTH, p.k % DEPTH ? 1 : 0}};
-            const BlockOf<T> block = {pieces, 2, own, strips.stride(), next, lines};
+            const auto [pieces, count] = pieces_at(row, upper);
+            const BlockOf<T> block = {pieces, count, own, strips.stride(), next, lines};
             put(block, Place{row, strip * SIDE, {upper, height - upper}, down, across, wanted - row});
         }
         next_x += blocks * x_lines * strips.steps * 64;
     }
 }
 
-// The results of an area in tiles, in blocks of rows as for fp32, with as much scratch memory.
-template <class T, class Put>
-inline void multiply_blocks_in_tiles(const Product& p, const T* w, Tiles& tiles, const Area& area, char* scratch,
-                                     Put put) {
+// Cuts an area into rows that the second cache holds, or the first where that holds the weights:
+// multiply(area, whether it does). row_nbytes: what a row of x takes of a cache.
+template <class T, class Multiply>
+inline void in_chunks_of_rows(const Product& p, const Area& area, int64_t row_nbytes, Multiply multiply) {
     if (area.is_empty()) return;
-    const int64_t row_nbytes = std::max(p.k * int64_t(sizeof(T)), int64_t(64)), rows = area.last - area.first;
-    const bool is_w_near = (area.to - area.from) * SIDE * row_nbytes <= L2_NBYTES;
+    const int64_t rows = area.last - area.first, column_nbytes = std::max(p.k * int64_t(sizeof(T)), int64_t(64));
+    const bool is_w_near = (area.to - area.from) * SIDE * column_nbytes <= L2_NBYTES;
     const int64_t fitting = std::max((is_w_near ? L1_NBYTES : L2_NBYTES) / row_nbytes, 2 * SIDE);
     const int64_t chunks = parts_of(rows, fitting / (2 * SIDE) * (2 * SIDE));
     for (int64_t i = 0; i < chunks; ++i)
-        multiply_area_in_tiles(p, w, tiles,
-                               {area.first + rows * i / chunks, area.first + rows * (i + 1) / chunks,
-                                area.from, area.to},
-                               reinterpret_cast<T*>(scratch), is_w_near, put);
+        multiply(Area{area.first + rows * i / chunks, area.first + rows * (i + 1) / chunks, area.from, area.to}, is_w_near);
+}
+
+// The results of an area in tiles, in blocks of rows as for fp32. scratch: room for DEPTH_OF<T>
+// values of each row of a chunk, for bf16; of eight bits k is a multiple of their depth.
+template <class T, class Put>
+inline void multiply_blocks_in_tiles(const Product& p, const T* w, Tiles& tiles, const Area& area, char* scratch,
+                                     Put put) {
+    constexpr int64_t DEPTH = DEPTH_OF<T>;
+    const T* x = reinterpret_cast<const T*>(p.x);
+    T* tails = reinterpret_cast<T*>(scratch);
+    const int64_t depth = p.k / DEPTH, tail_depth = p.k % DEPTH ? 1 : 0;
+    const int64_t row_nbytes = std::max(p.k * int64_t(sizeof(T)), int64_t(64));
+    in_chunks_of_rows<T>(p, area, row_nbytes, [&](const Area& chunk, bool is_w_near) {
+        if constexpr (sizeof(T) == 2)
+            if (tail_depth) copy_tails(p, chunk.first, chunk.last, tails);
+        RowsOf<T> pieces[2];
+        const auto pieces_at = [&](int64_t row, int64_t upper) {
+            const T *from = x + row * p.ldx, *tail = tails + (row - chunk.first) * DEPTH;
+            pieces[0] = {{from, from + upper * p.ldx}, p.ldx, depth};
+            pieces[1] = {{tail, tail + upper * DEPTH}, DEPTH, tail_depth};
+            return std::pair<const RowsOf<T>*, int64_t>(pieces, 2);
+        };
+        multiply_area_in_tiles(p, w, tiles, chunk, is_w_near, pieces_at, put);
+    });
 }
 
 // Of bf16, through the expression to y.

@@ -1,7 +1,7 @@
 // softmax(scale q k^T + mask) v without ever holding all scores: keys are taken block by block, the
 // softmax is kept up to date as in FlashAttention (Dao et al. 2022, algorithm 1).
 #include "kernels.h"
-#include "panel.h"
+#include "packing.h"
 
 namespace rl::RL_ISA {
 namespace {
@@ -33,18 +33,20 @@ constexpr int64_t BLOCK_FLOATS = 256 << 10, RESULT_FLOATS = 256 << 10, MOST_KEYS
 constexpr int64_t SHARED_FLOATS = 128 << 10;  // of the first thread: results of parts of the keys
 static_assert(2 * BLOCK_FLOATS + RESULT_FLOATS + SHARED_FLOATS <= SCRATCH_NBYTES / 4);
 
-// What is known of the softmax of up to ROWS rows so far: their largest scores and the sums of
-// 2^(score - top). Scores are in units of ln 2, so that weights are powers of 2.
+// What is known of the softmax of up to N rows so far, whole vectors of them: their largest scores
+// and the sums of 2^(score - top). Scores are in units of ln 2, so that weights are powers of 2.
 constexpr float LOG2_E = 1.44269504088896341f;
-constexpr int64_t WHOLE_ROWS = (ROWS + LANES - 1) / LANES * LANES;
-struct Softmax {
-    float top[WHOLE_ROWS], total[WHOLE_ROWS];
+template <int64_t N>
+struct SoftmaxOf {
+    float top[N], total[N];
 
     void clear() {
-        std::fill_n(top, WHOLE_ROWS, -INFINITE);
-        std::fill_n(total, WHOLE_ROWS, 0.0f);
+        std::fill_n(top, N, -INFINITE);
+        std::fill_n(total, N, 0.0f);
     }
 };
+constexpr int64_t WHOLE_ROWS = (ROWS + LANES - 1) / LANES * LANES;
+using Softmax = SoftmaxOf<WHOLE_ROWS>;
 
 // One head of k and v and some of the rows that share it: rows of all its queries, head after head.
 template <class X>
@@ -136,20 +138,22 @@ V weigh(float* scores, int64_t cover, float top) {
     return total;
 }
 
-// Takes in the scores of `cover` more keys, rows `step` apart, the largest of which stand in tops;
-// they become weights. shrink: by how much what was summed before gets less.
-void update(Softmax& softmax, float* scores, int64_t step, int64_t rows, int64_t cover, V* tops, float* shrink) {
-    alignas(64) float from[WHOLE_ROWS];
-    for (int64_t r = 0; r < WHOLE_ROWS; r += LANES) {
+// Takes in the scores of more keys, the largest of which per row stand in tops. weigh_row(row, base):
+// makes 2^(score - base) of a row's scores and returns their sum. shrink: by how much what was summed
+// before gets less.
+template <int64_t N, class WeighRow>
+void update(SoftmaxOf<N>& softmax, int64_t rows, V* tops, float* shrink, WeighRow weigh_row) {
+    alignas(64) float from[N];
+    for (int64_t r = 0; r < N; r += LANES) {
         const V before = load(softmax.top + r), top = max(before, largest_each(tops + r));
         const V base = select(top == -INFINITE, V{}, top);  // a row that sees nothing has no weights
         store(softmax.top + r, top);
         store(from + r, base);
         store(shrink + r, exp2_below(before - base));
     }
-    V totals[WHOLE_ROWS] = {};
-    for (int64_t r = 0; r < rows; ++r) totals[r] = weigh(scores + r * step, cover, from[r]);
-    for (int64_t r = 0; r < WHOLE_ROWS; r += LANES)
+    V totals[N] = {};
+    for (int64_t r = 0; r < rows; ++r) totals[r] = weigh_row(r, from[r]);
+    for (int64_t r = 0; r < N; r += LANES)
         store(softmax.total + r, load(softmax.total + r) * load(shrink + r) + sum_each(totals + r));
 }
 
@@ -217,6 +221,9 @@ void multiply_rows(Tile<float> tile, const float* const* x, int64_t rows, int64_
 // A block of keys with its values, laid out for the micro-kernel, and the memory of one thread.
 template <class X>
 struct Block {
+    static constexpr int64_t GROUP = ROWS;
+    using Known = Softmax;
+
     const Attention& a;
     int64_t most;  // keys
     int64_t start = 0, count = 0;
@@ -292,17 +299,127 @@ struct Block {
             tops[r] = mask_scores(scores + r * score_step(), seen, cover, added);
         }
         alignas(64) float shrink[WHOLE_ROWS];
-        update(softmax, scores, score_step(), rows, cover, tops, shrink);
+        update(softmax, rows, tops, shrink, [&](int64_t r, float base) { return weigh(scores + r * score_step(), cover, base); });
         for (int64_t r = 0; start && r < rows; ++r)
             if (shrink[r] != 1) scale_row(results + r * value_step(), value_step(), shrink[r]);
         add_values(results, rows, cover, start == 0);
     }
 };
 
+#if defined(__AMX_BF16__)
+// The same in tiles, of bf16: GROUP rows at a time, weights rounded to bf16.
+struct TiledBlock {
+    static constexpr int64_t GROUP = 2 * SIDE, MOST = 256, MOST_WIDTH = 512;
+    static_assert(2 * MOST * MOST_WIDTH * 2 + GROUP * (MOST_WIDTH * 2 + MOST * 2 + (MOST + LANES) * 4) + MOST * 4 <=
+                  2 * BLOCK_FLOATS * 4);
+    using Known = SoftmaxOf<GROUP>;
+
+    const Attention& a;
+    const int64_t most = MOST, depth;  // values of a query, with zeros up to a multiple of DEPTH
+    int64_t start = 0, count = 0;
+    uint16_t *keys, *values, *queries, *weights;
+    float *scores, *results;
+    Mask mask;
+    Tiles tiles;
+
+    TiledBlock(const Context& context, const Attention& a)
+        : a(a), depth(Strips(1, a.width).steps * DEPTH), keys(reinterpret_cast<uint16_t*>(context.scratch)),
+          values(keys + MOST * depth), queries(values + MOST * whole(a.value_width)), weights(queries + GROUP * depth),
+          scores(reinterpret_cast<float*>(weights + GROUP * MOST)),
+          results(reinterpret_cast<float*>(context.scratch) + 2 * BLOCK_FLOATS),
+          mask(context, a, scores + GROUP * score_step()) {}
+
+    static bool is_fit(const Attention& a) { return std::max(a.width, a.value_width) <= MOST_WIDTH; }
+    static int64_t score_step() { return MOST + LANES; }  // rows do not all begin in the same sets of the cache
+    int64_t value_step() const { return whole(a.value_width); }
+    float scale() const { return LOG2_E * a.scale(); }
+
+    void fill(const Head<uint16_t>& head, int64_t first) {
+        start = first;
+        count = std::min(most, a.keys - first);
+        pack(head.k + first * a.k_row, a.k_row, 1, count, a.width, keys);
+        pack(head.v + first * a.v_row, 1, a.v_row, a.value_width, count, values);
+    }
+    static void pack(const uint16_t* from, int64_t stride_n, int64_t stride_k, int64_t n, int64_t k, uint16_t* to) {
+        const Strips strips(n, k);
+        for (int64_t s = 0; s < strips.count; ++s)
+            pack_strip(from + s * SIDE * stride_n, stride_n, stride_k, k, std::min(SIDE, n - s * SIDE), to + s * strips.stride());
+    }
+    // x, GROUP rows of `steps` tiles, by the first n columns of w: out = x w, or out + x w.
+    void multiply(const uint16_t* x, int64_t step, int64_t steps, const uint16_t* w, const Strips& strips, int64_t n, int64_t rows,
+                  bool is_added, float* out, int64_t out_step) const {
+        const int64_t down = rows > SIDE ? 2 : 1, most_across = 4 / down, count = (n + SIDE - 1) / SIDE;
+        const Rows piece = {{x, x + SIDE * step}, step, steps};
+        auto nothing = [] {};
+        for (int64_t strip = 0; strip < count; strip += most_across) {
+            const Place at{0, 0, {std::min(rows, SIDE), rows - SIDE}, down, std::min(count - strip, most_across)};
+            const BlockOf<uint16_t> block = {&piece, 1, w + strip * strips.stride(), strips.stride(), w};
+            float* to = out + strip * SIDE;
+            if (is_added) {
+                load_tiles(at, to, out_step * 4);
+            } else {
+                _tile_zero(0);
+                _tile_zero(1);
+                _tile_zero(2);
+                _tile_zero(3);
+            }
+            multiply_tiles(block, down, at.across, nothing);
+            store_tiles(at, to, out_step * 4);
+        }
+    }
+    // A row's scores become weights, those beyond `seen` 0.
+    V weigh_narrow(const float* from, int64_t cover, float factor, float base, uint16_t* to) const {
+        V total = {};
+        for (int64_t i = 0; i < cover; i += LANES) {
+            const V weight = exp2_below(load(from + i) * factor - base);
+            total += weight;
+            store(to + i, weight);
+        }
+        return total;
+    }
+    // Takes rows through the block; softmax and results are theirs.
+    void attend(const Head<uint16_t>& head, int64_t row, int64_t rows, Known& softmax, float* results) {
+        int64_t cover = 0;
+        for (int64_t r = 0; r < rows; ++r) cover = std::max(cover, std::min(head.seen(row + r) - start, count));
+        if (cover <= 0) return;
+        for (int64_t r = 0; r < rows; ++r) {
+            std::memcpy(queries + r * depth, head.q(row + r), a.width * 2);
+            std::fill(queries + r * depth + a.width, queries + (r + 1) * depth, uint16_t(0));
+        }
+        asm volatile("" ::: "memory");  // the compiler does not know that tiles read memory
+        tiles.configure(std::min(rows, SIDE), rows > SIDE ? rows - SIDE : rows);
+        multiply(queries, depth, depth / DEPTH, keys, Strips(count, a.width), cover, rows, false, scores, score_step());
+        // what has a mask is scaled before that is added
+        const float factor = a.mask == ABSENT && a.scale() > 0 ? scale() : 1;
+        const int64_t whole_cover = Strips(1, cover).steps * DEPTH;
+        V tops[GROUP];
+        std::fill_n(tops, GROUP, splat(-INFINITE));
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t seen = std::clamp<int64_t>(head.seen(row + r) - start, 0, count);
+            const float* added = a.mask == ABSENT ? nullptr : mask.at(head.mask_offset(row + r, start), count);
+            float* own = scores + r * score_step();
+            if (factor == 1) scale_row(own, whole(cover), scale());
+            tops[r] = mask_scores(own, seen, whole_cover, added) * factor;
+        }
+        alignas(64) float shrink[GROUP];
+        update(softmax, rows, tops, shrink, [&](int64_t r, float base) {
+            return weigh_narrow(scores + r * score_step(), whole_cover, factor, base, weights + r * MOST);
+        });
+        for (int64_t r = 0; start && r < rows; ++r)
+            if (shrink[r] != 1) scale_row(results + r * value_step(), value_step(), shrink[r]);
+        asm volatile("" ::: "memory");
+        multiply(weights, MOST, whole_cover / DEPTH, values, Strips(a.value_width, count), a.value_width, rows, start > 0, results,
+                 value_step());
+    }
+};
+#endif
+
 // Rows first..last of one head.
-template <class X, class Y>
-void attend_rows(Block<X>& block, const Head<X>& head, int64_t first, int64_t last) {
-    const int64_t rows = last - first, step = block.value_step(), groups = (rows + ROWS - 1) / ROWS;
+template <class X, class Y, class Block>
+void attend_rows(Block& block, const Head<X>& head, int64_t first, int64_t last) {
+    constexpr int64_t GROUP = Block::GROUP;
+    using Softmax = typename Block::Known;
+    const int64_t rows = last - first, step = block.value_step(), groups = (rows + GROUP - 1) / GROUP;
     Softmax* softmax = reinterpret_cast<Softmax*>(block.results);
     float* results = reinterpret_cast<float*>(softmax + groups);
     int64_t seen = 0;
@@ -332,13 +449,14 @@ int64_t parts_of(int64_t count, int64_t threads, int64_t most) {
     return most;
 }
 
-template <class X, class Y>
+template <class X, class Y, class Block>
 void attend_many(const Context& context, const Attention& a) {
-    const int64_t heads = a.batch * a.kv_heads, rows = a.rows();
-    const int64_t most_rows = (RESULT_FLOATS - sizeof(Softmax)) / (whole(a.value_width) + 2 * WHOLE_ROWS / ROWS + 1);
-    int64_t parts = parts_of(heads, context.threads, std::min<int64_t>(8, (rows + ROWS - 1) / ROWS));
+    constexpr int64_t GROUP = Block::GROUP, SOFTMAX_FLOATS = sizeof(typename Block::Known) / sizeof(float);
+    const int64_t heads = a.batch * a.kv_heads, rows = a.rows(), row_floats = whole(a.value_width);
+    const int64_t most_rows = (RESULT_FLOATS - SOFTMAX_FLOATS) / (row_floats + SOFTMAX_FLOATS / GROUP + 1);
+    int64_t parts = parts_of(heads, context.threads, std::min<int64_t>(8, (rows + GROUP - 1) / GROUP));
     parts = std::max(parts, (rows + most_rows - 1) / most_rows);
-    Block<X> block(context, a);
+    Block block(context, a);
     auto attend_unit = [&](int64_t unit) {
         const int64_t part = unit % parts;
         attend_rows<X, Y>(block, Head<X>(context, a, unit / parts), rows * part / parts, rows * (part + 1) / parts);
@@ -439,7 +557,7 @@ void attend_keys(const Head<X>& head, int64_t first, int64_t last, float* memory
             tops[r] = mask_scores(scores + r * most, seen, count, added);
         }
         alignas(64) float shrink[WHOLE_ROWS];
-        update(softmax, scores, most, rows, count, tops, shrink);
+        update(softmax, rows, tops, shrink, [&](int64_t r, float base) { return weigh(scores + r * most, count, base); });
         for (int64_t r = 0; r < rows; ++r) scale_row(results + r * step, step, shrink[r]);
         for (int64_t key = 0; key < count; key += NEAR_KEYS)
             for (int64_t r = 0; r < rows; ++r)
@@ -501,7 +619,12 @@ void attend_few(const Context& context, const Attention& a) {
 
 template <class X, class Y>
 void attend(const Context& context, const Attention& a) {
-    a.rows() <= FEW_ROWS ? attend_few<X, Y>(context, a) : attend_many<X, Y>(context, a);
+    if (a.rows() <= FEW_ROWS) return attend_few<X, Y>(context, a);
+#if defined(__AMX_BF16__)
+    if constexpr (sizeof(X) == 2)
+        if (TiledBlock::is_fit(a)) return attend_many<X, Y, TiledBlock>(context, a);
+#endif
+    attend_many<X, Y, Block<X>>(context, a);
 }
 
 }  // namespace

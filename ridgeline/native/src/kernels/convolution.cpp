@@ -5,7 +5,7 @@
 
 #include "conv.h"
 #include "kernels.h"
-#include "tiles.h"
+#include "panel.h"
 
 namespace rl::RL_ISA {
 namespace {
@@ -158,51 +158,6 @@ Area own_area(const Job<X>& job) {
     return {positions * i / found, positions * (i + 1) / found, count * j / across, count * (j + 1) / across};
 }
 
-#if defined(__AMX_BF16__)
-// Lays the windows whose taps the table holds out as rows of `step` values, with zeros at their end.
-void lay_out(const Job<uint16_t>& job, int64_t positions, int64_t step, uint16_t* to) {
-    const int64_t k = job.k, taps = job.taps();
-    for (int64_t i = 0; i < positions; ++i, to += step) {
-        for (int64_t t = 0; t < taps; ++t) std::memcpy(to + t * k, job.table[t * positions + i], k * 2);
-        std::fill(to + taps * k, to + step, uint16_t(0));
-    }
-}
-
-// An area of which `rows` holds the windows, in tiles.
-void multiply_in_tiles(const Job<uint16_t>& job, const uint16_t* rows, int64_t step, Endings<ToOutput>& endings, const Area& area) {
-    const int64_t positions = area.last - area.first;
-    const Strips strips(job.panels.n, job.panels.k);
-    const uint16_t* w = reinterpret_cast<const uint16_t*>(job.w);
-    for (int64_t strip = area.from; strip < area.to; strip += 2)
-        for (int64_t i = 0; i < positions; i += 2 * SIDE) {
-            const int64_t upper = std::min(positions - i, SIDE), lower = std::min(positions - i - upper, SIDE);
-            configure_tiles(upper, lower ? lower : upper);
-            const Rows piece = {{rows + i * step, rows + (i + upper) * step}, step, strips.steps};
-            Block block = {&piece, 1, w + strip * strips.stride(), strips.stride(), w};
-            product(block, job.output, endings,
-                    {area.first + i, strip * SIDE, {upper, lower}, lower ? 2 : 1, std::min<int64_t>(area.to - strip, 2)});
-        }
-    release_tiles();
-}
-
-void convolve(const Job<uint16_t>& job) {
-    Endings endings(job.output, ToOutput(job.output));
-    const int64_t count = Strips(job.panels.n, job.panels.k).count, step = Strips(1, job.panels.k).steps * DEPTH;
-    int64_t first, last;
-    job.context.share(job.positions(), first, last);
-    const int64_t rows = std::max(SCRATCH_NBYTES / 4 / (step * 2) / (2 * SIDE), int64_t(1)) * 2 * SIDE;
-    const int64_t plane = job.window.height.out * job.window.width.out;
-    uint16_t* held = job.strip + SCRATCH_NBYTES / 4 / 2;
-    for (int64_t to; first < last; first = to) {
-        to = std::min(first + std::min(rows, SCRATCH_NBYTES / 4 / 8 / job.taps()), last);
-        if (job.is_copied) to = std::min(to, (first / plane + 1) * plane);
-        point(job, first, to);
-        lay_out(job, to - first, step, held);
-        multiply_in_tiles(job, held, step, endings, {first, to, 0, count});
-    }
-}
-#endif
-
 template <class X>
 void convolve(const Job<X>& job) {
     alignas(64) Register registers[REGISTERS];
@@ -281,8 +236,7 @@ void conv(const Context& context, const int64_t* words) {
     const Window window = conv_window(words);
     if (words[GROUPS] == 1 && is_plain(window.depth) && is_plain(window.height) && is_plain(window.width))
         return convolve_points(context, words);
-    const bool is_in_tiles = words[X_TYPE] == BF16 && has_bf16();
-    if (!is_in_tiles && is_narrow(window, words[GROUPS])) return convolve_narrow(context, words);
+    if (is_narrow(window, words[GROUPS])) return convolve_narrow(context, words);
     words[X_TYPE] == F32 ? convolve_groups<float>(context, words) : convolve_groups<uint16_t>(context, words);
 }
 

@@ -2,40 +2,21 @@
 // w on a scale of its own, that of a row found when it is known (dynamic quantisation).
 #include "areas.h"
 #include "kernels.h"
-#include "masked.h"
-#include "unrolled.h"
+#include "rounded.h"
 
 namespace rl::RL_ISA {
 namespace {
 
-constexpr float LARGEST_UINT8 = 255;
-
-typedef uint8_t VB __attribute__((vector_size(LANES)));
-
-inline void store_bytes(uint8_t* to, V value) {
-    const VB bytes = __builtin_convertvector(__builtin_convertvector(round_to_even(value), VI), VB);
-    std::memcpy(to, &bytes, sizeof bytes);
-}
-
-struct Range {
-    float scale, low;
-};
-
 // What is not finite makes the whole row NaN, by way of its scale.
 template <class X>
 Range quantize_row(const X* x, int64_t width, int64_t room, uint8_t* y) {
-    V low = splat(widen(x[0])), high = low, odd{};  // odd: 0, or NaN where a value is not finite
-    int64_t c = 0;
-    const auto look = [&](V value) {
-        low = min(value, low), high = max(value, high), odd += value * 0.0f;
-    };
-    for (; c + LANES <= width; c += LANES) look(load(x + c));
-    if (c < width) look(first_of(load_some(x + c, width - c), width - c, low));
-    const float least = fold(low, [](V a, V b) { return min(a, b); }), bad = sum_of(odd);
-    const float scale = largest_of(high) / LARGEST_UINT8 - least / LARGEST_UINT8;  // no overflow between
+    const Extremes found = extremes_of(x, width, {widen(x[0]), widen(x[0]), 0});
+    const float least = found.low, bad = found.odd;
+    const float scale = found.high / LARGEST_UINT8 - least / LARGEST_UINT8;  // no overflow between
     const float twice = scale > 0 && bad == 0 ? 2 / scale : 0, half = 0.5f * least;
     const auto whole = [&](auto value) { return (value * 0.5f - half) * twice; };
-    for (c = 0; c + LANES <= width; c += LANES) store_bytes(y + c, min(whole(load(x + c)), splat(LARGEST_UINT8)));
+    int64_t c = 0;
+    for (; c + LANES <= width; c += LANES) store_bytes(y + c, min(whole(load(x + c)), splat(LARGEST_UINT8)));
     for (; c < width; ++c)
         y[c] = bad == 0 ? uint8_t(std::min(std::nearbyint(whole(widen(x[c]))), LARGEST_UINT8)) : 0;
     std::memset(y + width, 0, room - width);
@@ -56,26 +37,15 @@ void quantize_rows(const Context& context, const int64_t* words) {
 
 // What turns sums of whole numbers into results.
 struct Scales {
-    const float *rows, *row_lows, *columns, *column_lows, *bias;
+    const float *rows, *row_lows;
+    Columns columns;
 };
 
 // rows x cols sums, `step` apart, to y.
 inline void finish_sums(const Output& output, const Scales& scales, const int32_t* sums, int64_t step, Register* registers,
                         int64_t row, int64_t column, int64_t rows, int64_t cols) {
-    const auto sum = [&](int64_t r, int64_t c, int64_t lanes) RL_INLINE {
-        VI whole;
-        std::memcpy(&whole, sums + r * step + c, sizeof whole);
-        const auto column_of = [&](const float* vector) RL_INLINE {
-            return lanes == LANES ? load(vector + column + c) : load_first(vector + column + c, lanes);
-        };
-        V start = column_of(scales.column_lows) * scales.row_lows[row + r];
-        if (scales.bias) start += column_of(scales.bias);
-        return __builtin_convertvector(whole, V) * (column_of(scales.columns) * scales.rows[row + r]) + start;
-    };
-    if (output.ending.is_short) return finish_short(output, sum, row, column, rows, cols);
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < cols; c += LANES) store(registers[0] + r * cols + c, sum(r, c, std::min(LANES, cols - c)));
-    finish(output, registers, row, column, rows, cols);
+    const auto own = [&](int64_t r) RL_INLINE { return Range{scales.rows[row + r], scales.row_lows[row + r]}; };
+    finish_sums(output, scales.columns, own, sums, step, registers, row, column, rows, cols);
 }
 
 #if defined(__AMX_INT8__)
@@ -129,8 +99,8 @@ void gemm_int8(const Context& context, const int64_t* words) {
     const Product p = {context.at(words[0]), words[9], words[10], words[11], words[12]};
     const Expression e(words + 14);
     const Output output = {context, e, nullptr, context.at(words[7]), words[8], words[13], p.n};
-    const Scales scales = {context.at<float>(words[2]), context.at<float>(words[3]), context.at<float>(words[4]),
-                           context.at<float>(words[5]), context.at<float>(words[6])};
+    const Scales scales = {context.at<float>(words[2]), context.at<float>(words[3]),
+                           {context.at<float>(words[4]), context.at<float>(words[5]), context.at<float>(words[6])}};
     multiply_int8(p, context.at<int8_t>(words[1]), output, scales, own_area(context, p));
 }
 

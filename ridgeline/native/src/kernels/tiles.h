@@ -201,6 +201,16 @@ inline void store_tiles(const Place& p, void* to, int64_t step) {
     asm volatile("" ::: "memory");  // the compiler does not know that tiles write memory
 }
 
+// Sums that were stored so, to go on from.
+inline void load_tiles(const Place& p, const void* from, int64_t step) {
+    const char *first = static_cast<const char*>(from), *second = p.down == 2 ? first + p.rows[0] * step : first + 2 * SIDE * 4;
+    asm volatile("" ::: "memory");  // the compiler does not know that tiles read memory
+    _tile_loadd(0, first, step);
+    if (p.across > 1) _tile_loadd(1, first + SIDE * 4, step);
+    if (p.down == 2 || p.across > 2) _tile_loadd(2, second, step);
+    if ((p.down == 2 && p.across > 1) || p.across > 3) _tile_loadd(3, second + SIDE * 4, step);
+}
+
 // The sums of the block before, on their way while the next are multiplied: put(sums, step, row,
 // column, rows, cols) takes rows of them, `step` apart, to their place.
 template <class Put>
