@@ -10,11 +10,13 @@ from torch.nn import functional
 Three = tuple[int, int, int]
 TILE_ROW_NBYTES = 64  # of AMX
 _SIDE = 16  # columns of a tile
-# To start a copy, and what it takes for its bytes.
-_CYCLES_PER_RUN, _NBYTES_PER_CYCLE = 8, 32
+# To start a copy, and what it takes per value, by the bytes of one: to round takes longer.
+_CYCLES_PER_RUN, _CYCLES_PER_VALUE = 8, {2: 1 / 16, 1: 3 / 16}
+# Of x that 32 positions read: beyond that they are read from afar for every two strips of weights.
+_MOST_NBYTES = 1 << 20
 
 
-class Kind(IntEnum):
+class GridKind(IntEnum):
     """What stands at a column: a position, a row of the kernel, or where one starts."""
 
     TAPS = 0
@@ -37,10 +39,10 @@ class Grid:
     stride: Three
     dilation: Three
     item_nbytes: int
-    kind: Kind = Kind.TAPS
+    kind: GridKind = GridKind.TAPS
 
     def __post_init__(self) -> None:
-        if self.kind == Kind.RUNS and not self.has_runs:
+        if self.kind == GridKind.RUNS and not self.has_runs:
             raise ValueError("runs are of one group, not dilated, and of eight bits")
 
     @property
@@ -56,20 +58,20 @@ class Grid:
     @property
     def room(self) -> int:
         """Values that a tap of a group reads."""
-        run = 1 if self.kind == Kind.TAPS else self.kernel[2]
+        run = 1 if self.kind == GridKind.TAPS else self.kernel[2]
         return -(-self.channels // self.groups * run // self.depth) * self.depth
 
     @property
     def pitch(self) -> int:
         """Values of a column."""
-        if self.kind == Kind.RUNS:
+        if self.kind == GridKind.RUNS:
             return self.stride[2] * self.channels
         return self.groups * self.room
 
     @property
     def taps(self) -> int:
         """Taps that are read apart."""
-        return prod(self.kernel[:2]) * (self.kernel[2] if self.kind == Kind.TAPS else 1)
+        return prod(self.kernel[:2]) * (self.kernel[2] if self.kind == GridKind.TAPS else 1)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,16 +80,16 @@ class Grid:
         phases = [min(s, r + 1) for s, r in zip(self.stride, reach, strict=True)]
         lines = [o + r // s for o, r, s in zip(self.out, reach, self.stride, strict=True)]
         planes = (self.out[0] - 1) * self.stride[0] + reach[0] + 1
-        if self.kind != Kind.TAPS:
+        if self.kind != GridKind.TAPS:
             phases[2] = 1
-        if self.kind == Kind.ROWS:
+        if self.kind == GridKind.ROWS:
             lines[2] = self.out[2]
         return (self.batch, planes, *phases[1:], *lines[1:], self.pitch)
 
     @property
     def size(self) -> int:
         """Values in all, with what the last run reads in vain."""
-        return prod(self.shape) + (self.room if self.kind == Kind.RUNS else 0)
+        return prod(self.shape) + (self.room if self.kind == GridKind.RUNS else 0)
 
     def steps(self, filters: int) -> float:
         """Products of tiles for each row of a tile of results, those in vain counted."""
@@ -96,15 +98,17 @@ class Grid:
 
     @property
     def laying_cycles(self) -> float:
-        """Expected for copying the values: some for every run, and one for every 32 bytes."""
-        runs = {Kind.TAPS: self.groups, Kind.ROWS: self.groups * self.kernel[2], Kind.RUNS: 0}
-        copied = self.pitch * self.item_nbytes / _NBYTES_PER_CYCLE
-        return prod(self.shape[:-1]) * (_CYCLES_PER_RUN * runs[self.kind] + copied)
+        """Expected for copying the values: some for every run, and some for each of them."""
+        runs = {GridKind.TAPS: self.groups, GridKind.RUNS: 0}
+        per_column = _CYCLES_PER_RUN * runs.get(self.kind, self.groups * self.kernel[2])
+        return prod(self.shape[:-1]) * (
+            per_column + self.pitch * _CYCLES_PER_VALUE[self.item_nbytes]
+        )
 
     def weights(self, weight: Tensor) -> list[Tensor]:
         """Per group (filters, taps x room), of a weight (filters, channels of a group, *kernel)."""
         by_tap = weight.reshape(*weight.shape[:2], *self.kernel).permute(0, 2, 3, 4, 1)
-        runs = by_tap if self.kind == Kind.TAPS else by_tap.flatten(3)
+        runs = by_tap if self.kind == GridKind.TAPS else by_tap.flatten(3)
         padded = functional.pad(runs, (0, self.room - runs.shape[-1]))
         return list(padded.flatten(1).contiguous().chunk(self.groups))
 
@@ -115,5 +119,12 @@ def grid_of(plain: Grid, filters: int) -> Grid:
     def cycles(grid: Grid) -> float:
         return grid.batch * prod(grid.out) * grid.steps(filters) + grid.laying_cycles
 
-    kinds = [k for k in Kind if k != Kind.RUNS or plain.has_runs]
-    return min((replace(plain, kind=k) for k in kinds), key=cycles)
+    return min((replace(plain, kind=k) for k in GridKind if _is_fit(plain, k)), key=cycles)
+
+
+def _is_fit(plain: Grid, kind: GridKind) -> bool:
+    if kind == GridKind.RUNS:
+        return plain.has_runs
+    merged = replace(plain, kind=GridKind.ROWS)
+    nbytes = 2 * _SIDE * merged.taps * merged.room * merged.item_nbytes
+    return kind == GridKind.TAPS or nbytes <= _MOST_NBYTES

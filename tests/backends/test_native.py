@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph
 from ridgeline.native import library
 from ridgeline.native.library import Library
+from ridgeline.native.program import Type
 
 MAX_ERROR = 1e-5
 
@@ -136,6 +138,93 @@ def test_products_of_int8_round_each_row_once(rows: int, monkeypatch: pytest.Mon
         s.fields["w_ref"] for s in own if isinstance(s, Instruction) and s.name == "gemm_int8"
     }
     assert len(shared) == 4  # `first` is packed once
+
+
+class Shared(nn.Module):
+    """One dilated layer on two sizes, whose grids are of two kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(48, 512, 3, padding=2, dilation=2)
+
+    def forward(self, large: Tensor, small: Tensor) -> tuple[Tensor, Tensor]:
+        return self.conv(large), self.conv(small)
+
+
+def int8_steps(graph: Graph) -> list[Instruction]:
+    in_bf16 = Native().lower(graph, "int8")
+    builder = lower(stateless(in_bf16, keeps_groups=True), Library(), rounded=AllBut()).builder
+    return [s for s in builder.steps if isinstance(s, Instruction)]
+
+
+@pytest.mark.skipif(not HAS_INT8, reason="no products of int8")
+def test_a_weight_is_packed_for_each_kind_of_grid() -> None:
+    torch.manual_seed(0)
+    model, inputs = Shared().eval(), (torch.randn(1, 48, 80, 80), torch.randn(1, 48, 7, 7))
+    graph = capture(model, inputs)
+    own = [s for s in int8_steps(graph) if s.name == "conv_grid"]
+    assert all(s.fields["x_type"] == Type.U8 for s in own)
+    assert len({s.fields["kind"] for s in own}) == len({s.fields["w_ref"] for s in own}) == 2
+    assert compare(model(*inputs), Native().compile(graph, "int8")(*inputs)).max_error < 2e-2
+
+
+@pytest.mark.skipif(not HAS_INT8, reason="no products of int8")
+def test_convolutions_that_share_an_input_lay_it_out_once() -> None:
+    layers = nn.ModuleList(nn.Conv2d(64, 96, 3, padding=1) for _ in range(2))
+    model = nn.Sequential(nn.Conv2d(8, 64, 1), nn.ReLU(), Sum(layers)).eval()
+    graph = capture(model, (torch.randn(1, 8, 28, 28),))
+    found = [s.name for s in int8_steps(graph)]
+    assert (found.count("grid"), found.count("conv_grid")) == (1, 2)
+
+
+class Sum(nn.Module):
+    """The sum of what layers make of one input."""
+
+    def __init__(self, layers: nn.ModuleList) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        return reduce(torch.add, [layer(x) for layer in self.layers])
+
+
+@pytest.mark.skipif(not HAS_INT8, reason="no products of int8")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_where_it_can_be_seen(value: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Conv2d(64, 64, 3, padding=1).eval()
+    x = torch.randn(3, 64, 28, 28)
+    graph, spoilt = capture(model, (x,)), x.clone()
+    spoilt[1, 7, 10, 10] = value
+    (found,) = Native().compile(graph, "int8")(spoilt)
+    assert found[1].isnan().all()  # its range is no number
+    assert compare(model(x)[::2], found[::2]).max_error < 2e-2
+    (found,) = Native().compile(graph, "bf16")(spoilt)
+    assert torch.equal(found.isfinite(), model(spoilt).isfinite())
+
+
+@pytest.mark.skipif(not HAS_INT8, reason="no products of int8")
+def test_a_saved_model_rounds_the_products_that_it_rounded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, stride=2)]
+    model, x = nn.Sequential(*layers).eval(), torch.randn(1, 64, 28, 28)
+    graph = capture(model, (x,))
+    run = Native().compile(graph, "int8", keep=tmp_path, calibration=[(x,)], tolerance=0.1)
+    loaded = Native().load(graph, tmp_path, "int8")
+    assert torch.equal(run(x)[0], loaded(x)[0])
+    in_bf16 = Native().compile(graph, "bf16")(x)[0]
+    assert not torch.equal(run(x)[0], in_bf16)
+    (tmp_path / "products.json").write_bytes(b'{"rounded": []}')
+    assert torch.equal(Native().load(graph, tmp_path, "int8")(x)[0], in_bf16)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 1, 4)])
+def test_a_window_as_large_as_its_image_is_one_product(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Conv2d(3, 70, shape[2:]).eval(), torch.randn(shape)
+    graph = capture(model, (x,))
+    assert "gemm" in names(graph)
+    assert compare([model(x)], Native().compile(graph)(x)).max_error < MAX_ERROR
 
 
 def test_rows_are_rounded_again_where_that_step_was_taken_back() -> None:

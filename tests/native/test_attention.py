@@ -120,9 +120,10 @@ def test_attention(
 
 
 @over_libraries
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("queries", [1, 40])
-def test_rows_that_see_nothing_are_zero(library: Library, queries: int) -> None:
-    q, k, v = (torch.randn(1, 2, n, 16) for n in (queries, 50, 50))
+def test_rows_that_see_nothing_are_zero(library: Library, queries: int, dtype: torch.dtype) -> None:
+    q, k, v = (torch.randn(1, 2, n, 16).to(dtype) for n in (queries, 50, 50))
     hidden = torch.rand(1, 2, queries, 50) < 0.5
     hidden[:, :, queries // 2] = False
     assert_attends(library, q, k, v, hidden)
@@ -131,9 +132,34 @@ def test_rows_that_see_nothing_are_zero(library: Library, queries: int) -> None:
 
 
 @over_libraries
-def test_large_scores_do_not_overflow(library: Library) -> None:
-    q, k, v = (40 * torch.randn(1, 1, 33, 24) for _ in range(3))
-    assert_attends(library, q, k, v, scale=1.0)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1.0, -1.0, 0.0])
+def test_large_scores_do_not_overflow(library: Library, dtype: torch.dtype, scale: float) -> None:
+    q, k, v = ((40 * torch.randn(1, 1, 33, 24)).to(dtype) for _ in range(3))
+    assert_attends(library, q, k, v, scale=scale)
+
+
+@over_libraries
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [40, 512, 520])
+def test_many_rows_that_see_what_came_before(
+    library: Library, dtype: torch.dtype, width: int
+) -> None:
+    q, k, v = (torch.randn(1, 2, 300, width).to(dtype) for _ in range(3))
+    assert_attends(library, q, k, v, is_causal=True, threads=2)
+
+
+@over_libraries
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_later_blocks_of_keys_may_be_hidden_or_count_most(
+    library: Library, dtype: torch.dtype
+) -> None:
+    q, k, v = (torch.randn(1, 1, n, 32).to(dtype) for n in (45, 900, 900))
+    added = torch.zeros(1, 1, 45, 900)
+    added[:, :, ::3, 256:] = float("-inf")
+    added[:, :, 1::3, :512] = float("-inf")
+    added[:, :, 2::3, 600:] = 30.0
+    assert_attends(library, q, k, v, added, threads=2)
 
 
 @over_libraries

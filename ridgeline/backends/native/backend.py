@@ -89,7 +89,7 @@ class Native(Backend):
             ) from error
         self.require(dtype)
         form = stateless(self.lower(graph, dtype), keeps_groups=True)
-        return _runnable(form, frozenset(saved.rounded))
+        return _runnable(form, frozenset(saved.rounded if dtype == "int8" else ()))
 
 
 def _runnable(form: Stateless, rounded: Container[Size]) -> Runnable:

@@ -1,6 +1,6 @@
 """Builder: the program under way, as steps on buffers that have no addresses yet."""
 
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,15 +30,14 @@ from ridgeline.backends.native.value import (
     type_of,
 )
 from ridgeline.errors import UnsupportedOp
-from ridgeline.native.grid import Grid
+from ridgeline.native.grid import TILE_ROW_NBYTES, Grid
 from ridgeline.native.library import Library
 from ridgeline.native.pages import Pages
 from ridgeline.native.program import MAX_RANK, Step
 
 # Operands that one expression may name; kernels hold their offsets in 64 words.
 _MOST_OPERANDS = 31
-# Products of eight bits take so many values of a row at once.
-_DEPTH_INT8, _LARGEST_INT8 = 64, 127
+_LARGEST_INT8 = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +111,7 @@ class Builder:
     _known: dict[tuple[object, ...], Buffer] = field(default_factory=dict)
     _kept: list[Tensor] = field(default_factory=list)
     _known_int8: dict[tuple[object, ...], Fields] = field(default_factory=dict)
-    _quantized: "dict[tuple[object, ...], _Quantized]" = field(default_factory=dict)
+    _laid: "dict[tuple[object, ...], _Laid]" = field(default_factory=dict)
 
     # values
 
@@ -144,11 +143,16 @@ class Builder:
             self._known[key] = self._add(Buffer(Kind.CONSTANT, room, tensor=target))
         return Place(self._known[key])
 
-    def packed_int8(self, weight: Tensor, matrices: Callable[[Tensor], Sequence[Tensor]]) -> Fields:
+    def packed_int8(
+        self,
+        weight: Tensor,
+        layout: Hashable = None,
+        matrices: Callable[[Tensor], Sequence[Tensor]] = lambda whole: [whole],
+    ) -> Fields:
         """A known weight (n, ...) as products of eight bits read it, every row of it on a scale of
-        its own. matrices: what is packed of the whole numbers, for each group.
+        its own. matrices: what is packed of the whole numbers, for each group; layout: how.
         """
-        key = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype)
+        key = (weight.data_ptr(), weight.shape, weight.stride(), weight.dtype, layout)
         if key not in self._known_int8:
             wide = weight.detach().float().flatten(1)
             smallest = torch.finfo(torch.float32).tiny
@@ -217,63 +221,59 @@ class Builder:
             },
         )
 
-    def gridded(self, x: Value, grid: Grid, window: Fields) -> Fields:
+    def gridded(self, x: Value, ldx: int, grid: Grid, shape: Fields) -> Fields:
         """A value laid out in a grid, as conv_grid names it, with the scale and smallest value of
-        each image where it is of eight bits. window: the fields that say where windows lie.
+        each image where it is of eight bits; what was made before, where it was. shape: the fields
+        that say where windows lie, in how many groups.
         """
-        dtype = torch.bfloat16 if grid.item_nbytes == 2 else torch.uint8
-        value = self.blank(torch.empty(grid.size, dtype=dtype, device="meta"))
-        scales, lows = None, None
-        if dtype == torch.uint8:
-            scales, lows = (
-                self.blank(torch.empty(grid.batch, device="meta")).place for _ in range(2)
-            )
-        ends: Fields = {"x_ref": x.place, "y_ref": value.place, "scale_ref": scales}
-        types: Fields = {"low_ref": lows, "x_type": x.type, "y_type": value.type}
-        self.emit("grid", {**window, **ends, **types, "ldy": grid.pitch})
-        return {
-            "x_ref": value.place,
-            "x_type": value.type,
-            "row_scale_ref": scales,
-            "row_low_ref": lows,
-        }
+
+        def lay() -> tuple[Fields, Fields]:
+            is_rounded = grid.item_nbytes == 1
+            dtype = torch.uint8 if is_rounded else torch.bfloat16
+            value = self.blank(torch.empty(grid.size, dtype=dtype, device="meta"))
+            scales, lows = self._ranges(grid.batch) if is_rounded else (None, None)
+            found: Fields = {"x_ref": value.place, "x_type": value.type}
+            ranges: Fields = {"row_scale_ref": scales, "row_low_ref": lows}
+            ends: Fields = {"x_ref": x.place, "y_ref": value.place, "scale_ref": scales}
+            rest: Fields = {"low_ref": lows, "x_type": x.type, "y_type": value.type, "ldx": ldx}
+            return {**shape, **ends, **rest, "ldy": grid.pitch}, {**found, **ranges}
+
+        return self._made_once("grid", (x.buffer, x.place.nbytes, ldx, grid, *shape.items()), lay)
 
     def quantized(self, x: Value, ldx: int, rows: int, width: int) -> Fields:
         """Rows of a value in eight bits, their scales and smallest values, as gemm_int8 names them;
         what was made before, where it was.
         """
-        key = (x.buffer, x.place.nbytes, ldx, rows, width)
-        known = self._quantized.get(key)
+
+        def lay() -> tuple[Fields, Fields]:
+            room = -(-width // TILE_ROW_NBYTES) * TILE_ROW_NBYTES
+            value = self.blank(torch.empty(rows, room, dtype=torch.uint8, device="meta"))
+            scales, lows = self._ranges(rows)
+            ends: Fields = {"x_ref": x.place, "y_ref": value.place, "scale_ref": scales}
+            rest: Fields = {"low_ref": lows, "x_type": x.type, "rows": rows, "width": width}
+            found: Fields = {"x_ref": value.place, "ldx": room}
+            ranges: Fields = {"row_scale_ref": scales, "row_low_ref": lows}
+            return {**ends, **rest, "ldx": ldx, "ldy": room}, {**found, **ranges}
+
+        return self._made_once("quantize", (x.buffer, x.place.nbytes, ldx, rows, width), lay)
+
+    def _ranges(self, count: int) -> tuple[Place, Place]:
+        """Memory for as many scales and smallest values."""
+        scales, lows = (self.blank(torch.empty(count, device="meta")).place for _ in range(2))
+        return scales, lows
+
+    def _made_once(
+        self, name: str, key: tuple[object, ...], lay: Callable[[], tuple[Fields, Fields]]
+    ) -> Fields:
+        """What an instruction gives whose fields `lay` finds, and how readers name that."""
+        known = self._laid.get((name, key))
         there = self.steps[known.number : known.number + 1] if known else []
         if known is None or not there or there[0] is not known.step:  # it may have been taken back
-            known = self._quantize(x, ldx, rows, width)
-            self._quantized[key] = known
+            fields, found = lay()
+            step = Instruction(name=name, fields=fields)
+            self.steps.append(step)
+            known = self._laid[name, key] = _Laid(len(self.steps) - 1, step, found)
         return known.fields
-
-    def _quantize(self, x: Value, ldx: int, rows: int, width: int) -> "_Quantized":
-        room = -(-width // _DEPTH_INT8) * _DEPTH_INT8
-        value = self.blank(torch.empty(rows, room, dtype=torch.uint8, device="meta"))
-        scales, lows = (self.blank(torch.empty(rows, device="meta")).place for _ in range(2))
-        fields: Fields = {
-            "x_ref": x.place,
-            "y_ref": value.place,
-            "scale_ref": scales,
-            "low_ref": lows,
-            "x_type": x.type,
-            "rows": rows,
-            "width": width,
-            "ldx": ldx,
-            "ldy": room,
-        }
-        step = Instruction(name="quantize", fields=fields)
-        self.steps.append(step)
-        found: Fields = {
-            "x_ref": value.place,
-            "ldx": room,
-            "row_scale_ref": scales,
-            "row_low_ref": lows,
-        }
-        return _Quantized(len(self.steps) - 1, step, found)
 
     # trees
 
@@ -404,8 +404,8 @@ class Builder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Quantized:
-    """The step that rounds some rows, its number, and how products name what it gives."""
+class _Laid:
+    """The step that lays an operand out, its number, and how products name what it gives."""
 
     number: int
     step: Instruction

@@ -12,8 +12,8 @@ _SIDE = 16  # columns of a tile, and values of a vector
 # A row of a tile takes a cycle in a product; a vector of sums 8 on its way to the output; weights
 # come 4 bytes a cycle from where all cores share them.
 _CYCLES_PER_VECTOR, _NBYTES_PER_CYCLE = 8.0, 4.0
-# To find the range of a row and to round it: for itself, and per vector.
-_CYCLES_PER_ROW, _CYCLES_PER_ROUNDED = 40.0, 5.0
+# To find a range per vector of values, and for itself; to round a vector.
+_CYCLES_PER_SEARCHED, _CYCLES_PER_RANGE, _CYCLES_PER_ROUNDED = 2.0, 40.0, 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,12 @@ def product(rows: int, columns: int, depth: int, item_nbytes: int) -> Work:
     )
 
 
+def search(values: int) -> float:
+    """To find the smallest and largest of values."""
+    return -(-values // _SIDE) * _CYCLES_PER_SEARCHED
+
+
 def rounding(values: int, ranges: int) -> float:
     """To round values to eight bits, as many ranges of them."""
-    return ranges * _CYCLES_PER_ROW + -(-values // _SIDE) * _CYCLES_PER_ROUNDED
+    rounded = -(-values // _SIDE) * _CYCLES_PER_ROUNDED
+    return ranges * _CYCLES_PER_RANGE + search(values) + rounded

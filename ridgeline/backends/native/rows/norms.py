@@ -6,7 +6,7 @@ from math import prod
 import torch
 
 from ridgeline.backends.native.call import Call, Result, floating
-from ridgeline.backends.native.rows.convolution import into_pixels, pixel_axes
+from ridgeline.backends.native.rows.pixels import into_pixels, pixel_axes
 from ridgeline.backends.native.tree import Host
 from ridgeline.backends.native.value import Place, Value, as_matrix
 from ridgeline.errors import UnsupportedOp

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from math import prod
 
 from ridgeline.backends.native.call import Call, Result, floating
-from ridgeline.backends.native.rows.convolution import into_pixels, window_fields
+from ridgeline.backends.native.rows.pixels import into_pixels, window_fields
 from ridgeline.backends.native.rows.reductions import reduced
 from ridgeline.backends.native.value import Value, as_matrix, channels_last
 from ridgeline.errors import UnsupportedOp

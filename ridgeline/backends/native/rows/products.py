@@ -50,7 +50,7 @@ def _by_floats(call: Call, x: Value, ldx: int, weight: Tensor) -> Fields:
 
 def _by_int8(call: Call, x: Value, ldx: int, weight: Tensor, rows: int) -> Fields:
     rounded = call.builder.quantized(x, ldx, rows, weight.shape[1])
-    return {**rounded, **call.builder.packed_int8(weight, lambda whole: [whole])}
+    return {**rounded, **call.builder.packed_int8(weight)}
 
 
 def _into(target: Value) -> Fields:

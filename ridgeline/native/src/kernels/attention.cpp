@@ -355,14 +355,7 @@ struct TiledBlock {
             const Place at{0, 0, {std::min(rows, SIDE), rows - SIDE}, down, std::min(count - strip, most_across)};
             const BlockOf<uint16_t> block = {&piece, 1, w + strip * strips.stride(), strips.stride(), w};
             float* to = out + strip * SIDE;
-            if (is_added) {
-                load_tiles(at, to, out_step * 4);
-            } else {
-                _tile_zero(0);
-                _tile_zero(1);
-                _tile_zero(2);
-                _tile_zero(3);
-            }
+            is_added ? load_tiles(at, to, out_step * 4) : zero_tiles();
             multiply_tiles(block, down, at.across, nothing);
             store_tiles(at, to, out_step * 4);
         }
@@ -414,11 +407,11 @@ struct TiledBlock {
 };
 #endif
 
-// Rows first..last of one head.
-template <class X, class Y, class Block>
-void attend_rows(Block& block, const Head<X>& head, int64_t first, int64_t last) {
-    constexpr int64_t GROUP = Block::GROUP;
-    using Softmax = typename Block::Known;
+// Rows first..last of one head, by Block<X> or TiledBlock.
+template <class X, class Y, class Way>
+void attend_rows(Way& block, const Head<X>& head, int64_t first, int64_t last) {
+    constexpr int64_t GROUP = Way::GROUP;
+    using Softmax = typename Way::Known;
     const int64_t rows = last - first, step = block.value_step(), groups = (rows + GROUP - 1) / GROUP;
     Softmax* softmax = reinterpret_cast<Softmax*>(block.results);
     float* results = reinterpret_cast<float*>(softmax + groups);
@@ -449,14 +442,14 @@ int64_t parts_of(int64_t count, int64_t threads, int64_t most) {
     return most;
 }
 
-template <class X, class Y, class Block>
+template <class X, class Y, class Way>
 void attend_many(const Context& context, const Attention& a) {
-    constexpr int64_t GROUP = Block::GROUP, SOFTMAX_FLOATS = sizeof(typename Block::Known) / sizeof(float);
+    constexpr int64_t GROUP = Way::GROUP, SOFTMAX_FLOATS = sizeof(typename Way::Known) / sizeof(float);
     const int64_t heads = a.batch * a.kv_heads, rows = a.rows(), row_floats = whole(a.value_width);
     const int64_t most_rows = (RESULT_FLOATS - SOFTMAX_FLOATS) / (row_floats + SOFTMAX_FLOATS / GROUP + 1);
     int64_t parts = parts_of(heads, context.threads, std::min<int64_t>(8, (rows + GROUP - 1) / GROUP));
     parts = std::max(parts, (rows + most_rows - 1) / most_rows);
-    Block block(context, a);
+    Way block(context, a);
     auto attend_unit = [&](int64_t unit) {
         const int64_t part = unit % parts;
         attend_rows<X, Y>(block, Head<X>(context, a, unit / parts), rows * part / parts, rows * (part + 1) / parts);

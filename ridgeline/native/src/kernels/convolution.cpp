@@ -236,6 +236,9 @@ void conv(const Context& context, const int64_t* words) {
     const Window window = conv_window(words);
     if (words[GROUPS] == 1 && is_plain(window.depth) && is_plain(window.height) && is_plain(window.width))
         return convolve_points(context, words);
+#if defined(__AMX_BF16__)
+    if (words[X_TYPE] != F32) __builtin_trap();  // its weights are packed for conv_grid
+#endif
     if (is_narrow(window, words[GROUPS])) return convolve_narrow(context, words);
     words[X_TYPE] == F32 ? convolve_groups<float>(context, words) : convolve_groups<uint16_t>(context, words);
 }

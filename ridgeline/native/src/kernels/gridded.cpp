@@ -69,7 +69,7 @@ struct Group {
 template <class T>
 class ToRows {
   public:
-    explicit ToRows(const Group<T>& group) : group_(group), positions_(group.grid) {}
+    ToRows(const Group<T>& group, Register* registers) : group_(group), registers_(registers), positions_(group.grid) {}
 
     void operator()(const void* sums, int64_t step, int64_t row, int64_t column, int64_t rows, int64_t cols) {
         positions_.each_run(row, rows, [&](int64_t done, int64_t to, int64_t count) RL_INLINE {
@@ -79,10 +79,10 @@ class ToRows {
 
   private:
     const Group<T>& group_;
+    Register* registers_;
     Positions positions_;
     int64_t image_end_ = 0;  // row of y where the last image that was seen ends
     Range range_{};          // of that
-    alignas(64) Register registers_[REGISTERS];
 
     // What is known of the image that a row of y belongs to.
     RL_INLINE Range range_of(int64_t row) {
@@ -102,12 +102,7 @@ class ToRows {
             finish_sums(group_.output, group_.columns, [=](int64_t) RL_INLINE { return range; },
                         static_cast<const int32_t*>(sums) + first, step, registers_, row, column, rows, cols);
         } else {
-            const float* from = static_cast<const float*>(sums) + first;
-            if (group_.output.ending.is_short)
-                return finish_short(group_.output, [=](int64_t r, int64_t c, int64_t) RL_INLINE { return load(from + r * step + c); },
-                                    row, column, rows, cols);
-            for (int64_t r = 0; r < rows; ++r) std::memcpy(registers_[0] + r * cols, from + r * step, cols * sizeof(float));
-            finish(group_.output, registers_, row, column, rows, cols);
+            put_sums(group_.output, registers_, static_cast<const float*>(sums) + first, step, row, column, rows, cols);
         }
     }
 };
@@ -127,19 +122,17 @@ void convolve(const Context& context, const Group<T>& group, Tiles& tiles, RowsO
     for (int64_t kd = 0; kd < grid.window.depth.kernel; ++kd)
         for (int64_t kh = 0; kh < grid.window.height.kernel; ++kh)
             for (int64_t kw = 0; kw < grid.columns_of_taps(); ++kw) *offset++ = grid.offset(kd, kh, kw) * pitch;
-    Endings endings(group.output, ToRows<T>(group));
-    // rows of x overlap: a row takes what one row of the kernel does not share with the next
-    const int64_t row_nbytes = grid.room() * grid.window.height.kernel * grid.window.depth.kernel * int64_t(sizeof(T));
+    alignas(64) Register registers[REGISTERS];
+    Endings endings(group.output, ToRows<T>(group, registers));
+    // taps beside each other share what they read: a position brings one column of each row
+    const int64_t column = std::min(pitch, grid.room());
+    const int64_t row_nbytes = column * grid.window.height.kernel * grid.window.depth.kernel * int64_t(sizeof(T));
     const auto put = [&](const BlockOf<T>& block, const Place& at) {
         const int64_t cols = std::min(at.across * SIDE, group.output.n - at.column);
-        if constexpr (sizeof(T) == 1) {
-            _tile_zero(0);
-            _tile_zero(1);
-            _tile_zero(2);
-            _tile_zero(3);
-        } else {
+        if constexpr (sizeof(T) == 1)
+            zero_tiles();
+        else
             start_tiles(group.output, at.column, at.down, at.across);
-        }
         const int64_t first = positions.near(at.row + at.skip), rows = at.rows[0] + (at.down == 2 ? at.rows[1] : 0) - at.skip;
         prefetch_end(group.output, first, at.column, std::min(rows, positions.near(whole.m - 1) + 1 - first), cols);
         endings.spread(steps_of(block));
@@ -184,7 +177,8 @@ void convolve(const Context& context, const Group<T>& group) {
     const Output& output = group.output;
     const Panels panels(output.n, group.k());
     const int64_t room = grid.room(), positions = group.positions();
-    ToRows<T> ending(group);
+    alignas(64) Register registers[REGISTERS];
+    ToRows<T> ending(group, registers);
     int64_t first, last;
     context.share(grid.window.batch * grid.window.depth.out * positions, first, last);
     for (int64_t row = first; row < last; ++row) {

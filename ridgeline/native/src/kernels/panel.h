@@ -202,6 +202,16 @@ inline void finish(const Output& output, Register* registers, int64_t row, int64
         finish_long<uint16_t>(output, registers, row, column, rows, cols);
 }
 
+// The same of sums whose rows lie `step` apart.
+inline void put_sums(const Output& output, Register* registers, const float* sums, int64_t step, int64_t row, int64_t column,
+                     int64_t rows, int64_t cols) {
+    if (output.ending.is_short)
+        return finish_short(output, [=](int64_t r, int64_t c, int64_t) RL_INLINE { return load(sums + r * step + c); }, row,
+                            column, rows, cols);
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(registers[0] + r * cols, sums + r * step, cols * sizeof(float));
+    finish(output, registers, row, column, rows, cols);
+}
+
 // Asks for lines of rows that lie apart, to write or to read. Always in place: GCC takes a function
 // that only asks for lines for one without effects, and drops its calls.
 template <int FOR_WRITING>

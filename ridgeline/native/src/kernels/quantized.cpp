@@ -57,10 +57,7 @@ void multiply_int8(Product p, const int8_t* w, const Output& output, const Scale
     });
     p.k = parts_of(p.k, DEPTH_OF<int8_t>) * DEPTH_OF<int8_t>;  // with the zeros that follow
     multiply_blocks_in_tiles(p, w, tiles, own, output.context.scratch, [&](const BlockOf<int8_t>& block, const Place& at) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
+        zero_tiles();
         prefetch_block(output, at);
         endings.spread(steps_of(block));
         multiply_tiles(block, at.down, at.across, endings);

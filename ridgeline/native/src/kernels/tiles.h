@@ -4,7 +4,7 @@
 // Packed weights w[n, k] stand in strips of SIDE columns (outputs n): strip s holds a tile for every
 // DEPTH values of k (twice as many of eight bits), of SIDE rows with two (four) values of k side by
 // side for each column. Beyond n and k there are zeros. Taps of a convolution follow each other in k,
-// so that one whose channels are a multiple of DEPTH can be read tap by tap, where its rows lie.
+// each filled up to a multiple of DEPTH, so that it can be read tap by tap, where its rows lie.
 //
 //   const Strips strips(n, k);
 //   const Output output = {context, expression, bias, y, y_type, ldy, n};
@@ -13,7 +13,7 @@
 //   Endings endings(output, ToOutput(output));
 //   for each block of rows, for each group of strips (2 beside two tiles of rows, 4 beside one):
 //       const Rows pieces[] = {{{where each tile's rows start}, how far they lie apart, k}, ..};
-//       Block block = {pieces, number of pieces, w + strips.offset(s), strips.nbytes()};
+//       Block block = {pieces, number of pieces, w + s * strips.stride(), strips.stride()};
 //       product(block, output, endings, {row, rows, ..});
 //
 // What follows a block's sums, an expression and the way to y, is done piece by piece between the
@@ -173,16 +173,17 @@ inline void prefetch_block(const Output& output, const Place& p) {
     prefetch_end(output, p.row + p.skip, p.column, rows - p.skip, std::min(p.across * SIDE, output.n - p.column));
 }
 
+inline void zero_tiles() {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+}
+
 inline void start_tiles(const Output& output, int64_t column, int64_t down, int64_t across) {
     alignas(64) float held[4 * SIDE];
     const float* bias = bias_of(output, column, across, held);
-    if (!bias) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        return;
-    }
+    if (!bias) return zero_tiles();
     asm volatile("" ::: "memory");  // the compiler does not know that tiles read memory
     const float* second = down == 2 ? bias : bias + 2 * SIDE;
     _tile_loadd(0, bias, 0);
@@ -268,12 +269,7 @@ class ToOutput {
     explicit ToOutput(const Output& output) : output_(output) {}
 
     void operator()(const void* sums, int64_t step, int64_t row, int64_t column, int64_t rows, int64_t cols) {
-        const float* from = static_cast<const float*>(sums);
-        if (output_.ending.is_short)
-            return finish_short(output_, [=](int64_t r, int64_t c, int64_t) RL_INLINE { return load(from + r * step + c); },
-                                row, column, rows, cols);
-        for (int64_t r = 0; r < rows; ++r) std::memcpy(registers_[0] + r * cols, from + r * step, cols * sizeof(float));
-        finish(output_, registers_, row, column, rows, cols);
+        put_sums(output_, registers_, static_cast<const float*>(sums), step, row, column, rows, cols);
     }
 
   private:
