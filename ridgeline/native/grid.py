@@ -10,7 +10,8 @@ from torch.nn import functional
 Three = tuple[int, int, int]
 TILE_ROW_NBYTES = 64  # of AMX
 _SIDE = 16  # columns of a tile
-# To start a copy, and what it takes per value, by the bytes of one: to round takes longer.
+# Estimates that choose a kind: to start a copy, and per value, by the bytes of one (to round takes
+# longer).
 _CYCLES_PER_RUN, _CYCLES_PER_VALUE = 8, {2: 1 / 16, 1: 3 / 16}
 # Of x that 32 positions read: beyond that they are read from afar for every two strips of weights.
 _MOST_NBYTES = 1 << 20

@@ -1,5 +1,6 @@
 """Which products stay in bf16: the choice itself, on made-up errors, and through the backend."""
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 
@@ -130,3 +131,17 @@ def test_without_the_units_a_saved_model_runs_eagerly_with_a_note(
     assert loaded.backend == "eager"
     assert "no kernels here" in (loaded.note or "")
     assert torch.equal(loaded(x)[0], graph.program.module()(x))
+
+
+@pytest.mark.skipif(not HAS_INT8, reason="no products of int8")
+def test_what_was_rounded_is_not_guessed_where_a_file_does_not_say(
+    tmp_path: Path,
+) -> None:
+    graph, x = capture(nn.Linear(768, 512).eval(), (torch.randn(128, 768),)), torch.randn(128, 768)
+    found = optimize(graph, (x,), backends=["native"], dtypes=["int8"], repeats=2)
+    save(found, tmp_path / "m.ridge")
+    assert load(tmp_path / "m.ridge").backend == "native"
+    files = {**found.files, "products.json": b'{"wide": []}'}
+    save(dataclasses.replace(found, files=files), tmp_path / "older.ridge")
+    with pytest.raises(BackendError, match="is refused: .* does not say which products"):
+        load(tmp_path / "older.ridge")

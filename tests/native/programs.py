@@ -5,6 +5,7 @@ import mmap
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from ridgeline.errors import BackendError
@@ -22,6 +23,7 @@ from ridgeline.native.program import (
 )
 
 Field = int | float | Tensor | None
+Three = tuple[int, int, int]
 
 TYPES: Mapping[torch.dtype, Type] = {
     torch.float32: Type.F32,
@@ -182,3 +184,15 @@ def packed(library: Library, w_NK: Tensor) -> Tensor:
     found = torch.empty(library.packed_nbytes(type_, n, k), dtype=torch.uint8)
     library.pack(type_, n, k, w_NK.data_ptr(), w_NK.stride(), found.data_ptr())
     return found
+
+
+def wider(shape: tuple[int, ...], dtype: torch.dtype, room: int) -> Tensor:
+    """A channels-last tensor whose positions lie `room` more elements apart than they need."""
+    held = torch.full((*shape[:-1], shape[-1] + room), 7.0).to(dtype)
+    return held[..., : shape[-1]]
+
+
+def three(data: st.DataObject, least: int, most: int) -> Three:
+    """One number per dimension."""
+    first, second, third = (data.draw(st.integers(least, most)) for _ in range(3))
+    return first, second, third

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from programs import LIBRARIES, packed, run_one
+from programs import LIBRARIES, Three, packed, run_one, three, wider
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,7 +17,6 @@ from ridgeline.native.winograd import winograd_weights
 
 on_every_isa = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.isa)
 DTYPES = (torch.float32, torch.bfloat16)
-Three = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +84,6 @@ class Case:
         return torch.cat([packed(library, w_NKT.mT.flatten(1)) for w_NKT in w_GNKT])
 
 
-def wider(shape: tuple[int, ...], dtype: torch.dtype, room: int) -> Tensor:
-    """A channels-last tensor whose positions lie `room` more elements apart than they need."""
-    held = torch.full((*shape[:-1], shape[-1] + room), 7.0).to(dtype)
-    return held[..., : shape[-1]]
-
-
 def run(library: Library, case: Case, *, with_expression: bool = False) -> None:
     """Compares with torch; the expression is relu(2 y + z) by columns and elements."""
     expected = case.expected()
@@ -121,12 +114,6 @@ def run(library: Library, case: Case, *, with_expression: bool = False) -> None:
     )
     if case.room:
         assert (y.as_strided((*y.shape[:-1], case.room), y.stride(), case.filters) == 7).all()
-
-
-def three(data: st.DataObject, least: int, most: int) -> Three:
-    """One number per dimension."""
-    first, second, third = (data.draw(st.integers(least, most)) for _ in range(3))
-    return first, second, third
 
 
 def dtypes_of(library: Library, name: str) -> tuple[torch.dtype, ...]:

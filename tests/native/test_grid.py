@@ -14,11 +14,10 @@ from torch.nn import functional
 from ridgeline.native.grid import Grid, GridKind, grid_of
 from ridgeline.native.library import Library
 from ridgeline.native.program import Step
-from tests.native.programs import LIBRARIES, packed, run_one
+from tests.native.programs import LIBRARIES, Three, packed, run_one, three, wider
 
 pytestmark = pytest.mark.skipif(not LIBRARIES, reason="the native kernels were not built")
 each_library = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.isa)
-Three = tuple[int, int, int]
 BF16, INT8 = torch.bfloat16, torch.uint8
 
 
@@ -99,12 +98,6 @@ class Case:
         return found
 
 
-def wider(shape: tuple[int, ...], dtype: torch.dtype, room: int) -> Tensor:
-    """A channels-last tensor whose positions lie `room` more elements apart than they need."""
-    held = torch.full((*shape[:-1], shape[-1] + room), 7.0).to(dtype)
-    return held[..., : shape[-1]]
-
-
 def laid(library: Library, case: Case, grid: Grid, out: Three) -> tuple[Tensor, Tensor, Tensor]:
     """x in its grid, and the scale and smallest value of every image."""
     x = wider((case.batch, *case.size, case.channels), case.x_dtype, case.room)
@@ -169,12 +162,6 @@ def run(library: Library, case: Case, expression: str = "none") -> None:
     assert (error <= margin).all(), float((error / margin).max())
     if case.room:
         assert (y.as_strided((*y.shape[:-1], case.room), y.stride(), case.filters) == 7).all()
-
-
-def three(data: st.DataObject, least: int, most: int) -> Three:
-    """One number per dimension."""
-    first, second, third = (data.draw(st.integers(least, most)) for _ in range(3))
-    return first, second, third
 
 
 @each_library
