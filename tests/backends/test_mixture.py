@@ -143,5 +143,5 @@ def test_what_was_rounded_is_not_guessed_where_a_file_does_not_say(
     assert load(tmp_path / "m.ridge").backend == "native"
     files = {**found.files, "products.json": b'{"wide": []}'}
     save(dataclasses.replace(found, files=files), tmp_path / "older.ridge")
-    with pytest.raises(BackendError, match="is refused: .* does not say which products"):
+    with pytest.raises(BackendError, match=r"is refused: .* does not say which products"):
         load(tmp_path / "older.ridge")
