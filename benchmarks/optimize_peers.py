@@ -1,7 +1,8 @@
 """The peers of bench_optimize: what their users would run, on the model as it was captured.
 
 Each is a backend, so that it lives in a process of its own and takes turns with all others. None
-sees what our passes made of the graph: `CAPTURED` names the file of the graph as captured.
+sees what our passes made of the graph: `CAPTURED` names the file of the graph as captured; and none
+has its memory put into large pages.
 """
 
 import os
@@ -34,6 +35,7 @@ class PeerEager(Backend):
     """The exported module, run by torch op by op."""
 
     name = "torch eager"
+    large_pages = False
     dtypes = ("fp32",)
 
     def lower(self, graph: Graph, dtype: Dtype) -> Graph:
@@ -88,6 +90,7 @@ class PeerInductorFrozen(Inductor):
     """`torch.compile` with freezing, which also packs bf16 products."""
 
     name = "torch.compile frozen"
+    large_pages = False
     dtypes = ("bf16",)
 
     def lower(self, graph: Graph, dtype: Dtype) -> Graph:
@@ -99,6 +102,7 @@ class PeerOnnxRuntime(OnnxRuntime):
     """onnxruntime on torch.onnx's export."""
 
     name = "onnxruntime (peer)"
+    large_pages = False
 
     def lower(self, graph: Graph, dtype: Dtype) -> Graph:
         """The captured graph."""
@@ -109,6 +113,7 @@ class PeerOpenVino(OpenVino):
     """OpenVINO on the exported program, its precision hint, nncf for int8."""
 
     name = "OpenVINO (peer)"
+    large_pages = False
 
     def lower(self, graph: Graph, dtype: Dtype) -> Graph:
         """The captured graph."""
@@ -119,6 +124,7 @@ class PeerTorchao(Torchao):
     """torchao's int8 through frozen Inductor."""
 
     name = "torchao (peer)"
+    large_pages = False
 
     def lower(self, graph: Graph, dtype: Dtype) -> Graph:
         """The captured graph."""
@@ -129,6 +135,7 @@ class PeerIree(Iree):
     """torch-mlir and IREE, for this processor and with data tiling."""
 
     name = "IREE (peer)"
+    large_pages = False
     dtypes = ("fp32",)
 
     def lower(self, graph: Graph, dtype: Dtype) -> Graph:

@@ -24,17 +24,18 @@ from torch import Tensor
 from ridgeline import graph as graphs
 from ridgeline.backends.backend import Backend, Dtype, Runnable, aligned, first_line
 from ridgeline.backends.eager import Eager
-from ridgeline.backends.registry import BACKENDS
+from ridgeline.backends.registry import ALL
 from ridgeline.backends.result import Optimized
 from ridgeline.backends.seal import is_own, seal_of
 from ridgeline.errors import BackendError, GraphError, MissingExtra
 from ridgeline.graph import Graph, InputKind
 from ridgeline.graph.flat import check_inputs
 from ridgeline.graph.store import write_atomically
+from ridgeline.native.large_pages import enlarge, regions
 
 _FORMAT = 1
 _MANIFEST, _GRAPH = "manifest.json", "graph.pt2"
-_MEMBERS = frozenset({_MANIFEST, _GRAPH, *(name for b in BACKENDS.values() for name in b.files)})
+_MEMBERS = frozenset({_MANIFEST, _GRAPH, *(name for b in ALL.values() for name in b.files)})
 _MAX_MANIFEST_BYTES = 2**20
 # Instruction sets that compilers choose among; code built for them fails without them.
 _VECTOR_FLAGS = ("avx", "sse", "fma", "bmi", "f16c", "amx", "vaes", "gfni", "asimd", "sve")
@@ -131,16 +132,24 @@ def load(path: str | os.PathLike[str], *, is_trusted: bool = False) -> Loaded:
     What its backend compiled it to runs as it is where that is data. Where it is native code, it
     does so where this user saved it, on a machine that can run it, or with `is_trusted=True`, which
     runs anyone's. Otherwise the graph is compiled anew by the same backend, or run eagerly in fp32
-    where that fails, and `Loaded.note` says why. Raises BackendError for a missing, foreign,
+    where that fails, and `Loaded.note` says why. What that takes in memory is put in large pages,
+    as it was when it was measured. Raises BackendError for a missing, foreign,
     damaged or newer file.
     """
     file = Path(path)
+    before = regions()
+    loaded = _loaded(file, is_trusted)
+    enlarge(before)
+    return loaded
+
+
+def _loaded(file: Path, is_trusted: bool) -> Loaded:
     manifest, content = _read(file)
     with tempfile.TemporaryDirectory(prefix="ridgeline-") as name:
         folder = Path(name)
         graph = _read_graph(file, folder, content.pop(_GRAPH), manifest)
         is_allowed = is_trusted or is_own(_sealed(manifest), manifest.seal)
-        backend = BACKENDS[manifest.backend]
+        backend = ALL[manifest.backend]
         reason = _reason_to_recompile(manifest, backend, bool(content), is_allowed)
         if reason is None and content and _can_run(backend, manifest.dtype):
             for member, data in content.items():
@@ -166,7 +175,7 @@ def _can_run(backend: type[Backend], dtype: Dtype) -> bool:
 
 def _compiled(graph: Graph, manifest: Manifest, reason: str | None) -> Loaded:
     """The graph through the recorded backend, or eagerly in fp32 where that cannot."""
-    backend: Backend = BACKENDS[manifest.backend]()
+    backend: Backend = ALL[manifest.backend]()
     try:
         run = backend.compile(graph, manifest.dtype)
         note = f"compiled anew by {backend.name}: {reason}." if reason else None
@@ -264,7 +273,7 @@ def _manifest(file: Path, data: bytes) -> Manifest:
         manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.DecodeError as error:
         raise BackendError(f"{file} has a damaged manifest: {error}.") from error
-    if manifest.backend not in BACKENDS:
+    if manifest.backend not in ALL:
         raise BackendError(f"{file} needs the backend {manifest.backend!r}, which is not here.")
     return manifest
 

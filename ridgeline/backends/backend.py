@@ -45,7 +45,8 @@ class Backend(ABC):
     dtypes: what it computes in. extra: the optional dependency that it needs, and `modules`, what
     that installs. files: what `build` leaves in the folder to keep, for `load`; is_native: whether
     they hold code for this processor, which runs only where its author is known. declines: passes
-    whose results it runs slower than what they replace.
+    whose results it runs slower than what they replace. large_pages: whether its memory is put into
+    some before it is timed, as it is when it is loaded.
     """
 
     name: ClassVar[str]
@@ -55,6 +56,7 @@ class Backend(ABC):
     files: ClassVar[tuple[str, ...]] = ()
     is_native: ClassVar[bool] = False
     declines: ClassVar[tuple[str, ...]] = ()
+    large_pages: ClassVar[bool] = True
 
     def compile(
         self,

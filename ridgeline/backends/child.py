@@ -81,7 +81,7 @@ class Nursery:
     """Children by job number, forked by the server where there is one."""
 
     def __init__(self, jobs: Sequence[Job], folder: Path, server: ForkServer | None) -> None:
-        self.jobs = tuple(jobs)
+        self.jobs = list(jobs)
         self.folder = folder
         self.started: dict[int, Child] = {}
         self._server = server

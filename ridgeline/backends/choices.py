@@ -66,7 +66,23 @@ class Outcome(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         fastest of their dtype or close, and for those that did not run.
         """
         times = {(p.backend, p.dtype): p.time_s for p in self.ran}
-        return [self._refusal(times.get((b.name, d)), self._fastest(d)) for b, d in pairs]
+        return [
+            None
+            if self._shares_the_fastest(b.name, d)
+            else self._refusal(times.get((b.name, d)), self._fastest(d))
+            for b, d in pairs
+        ]
+
+    def _shares_the_fastest(self, backend: str, dtype: str) -> bool:
+        """Whether the fastest runs parts of the graph on this backend."""
+        fastest = self._fastest(dtype)
+        return fastest is not None and backend in fastest.backend.split("+")
+
+    def was_close(self, backend: str, dtype: str) -> bool:
+        """Whether a candidate ran and was about as fast as the fastest of its dtype."""
+        fastest = self._fastest(dtype)
+        times = [p.time_s for p in self.ran if (p.backend, p.dtype) == (backend, dtype)]
+        return fastest is not None and any(t <= CLOSE * fastest.time_s for t in times)
 
     def _fastest(self, dtype: str) -> Past | None:
         return min((p for p in self.ran if p.dtype == dtype), key=lambda p: p.time_s, default=None)

@@ -15,13 +15,13 @@ from ridgeline import graph as graphs
 from ridgeline.backends.backend import Backend, Dtype
 from ridgeline.backends.child import children
 from ridgeline.backends.choices import Choices, Outcome, key_of
-from ridgeline.backends.eager import Eager
+from ridgeline.backends.eager import AsCaptured
 from ridgeline.backends.forkserver import ForkServer, fork_server
 from ridgeline.backends.measure import Limits, Timing
 from ridgeline.backends.protocol import Job
 from ridgeline.backends.race import Plan, Progress, Race
 from ridgeline.backends.reference import Reference
-from ridgeline.backends.registry import BACKENDS, TOLERANCES, find
+from ridgeline.backends.registry import BACKENDS, SPLITS, TOLERANCES, find, split_of
 from ridgeline.backends.result import Candidate, Optimized, Step
 from ridgeline.errors import BackendError, GraphError, MissingExtra
 from ridgeline.graph import Graph
@@ -36,6 +36,10 @@ Predict = Callable[[Graph, Dtype, Execution], float | None]
 
 _LOWER: tuple[Dtype, ...] = ("bf16", "int8")
 _BASELINE = "eager as captured"
+_INPUTS, _SETS = "inputs.pt", "calibration.pt"
+# Two backends that differ by more have no part on which the slower wins that much back, and what
+# takes less is over before another's threads are awake.
+_CLOSE_ENOUGH, _LEAST_SPLIT_S = 1.5, 1e-3
 
 
 def optimize(
@@ -55,6 +59,7 @@ def optimize(
     predict: Predict | None = None,
     choices: Choices | None = None,
     is_fresh: bool = False,
+    may_split: bool = True,
 ) -> Optimized:
     """The fastest way to run `graph` on this machine whose outputs on `inputs` stay within
     tolerance of the reference's.
@@ -63,7 +68,8 @@ def optimize(
     all that are installed unless told. calibration: sets of inputs that int8 takes its ranges from,
     `inputs` alone unless told. skip: passes to leave out. machine: a name to file the result under.
     choices: where outcomes are kept; what was clearly slower in an earlier run of the same task is
-    not tried again unless is_fresh.
+    not tried again unless is_fresh. may_split: whether, where two backends that can share a graph
+    come close, the graph is also tried in parts that run on either.
 
     Every candidate lives in a child process of its own; one that fails, crashes or overruns its
     limits is skipped with its reason, and so is a dtype whose predicted bound cannot beat what was
@@ -101,6 +107,7 @@ def optimize(
             predict=predict,
             machine=machine,
             server=server,
+            may_split=may_split and not {*skip} & {n for s in SPLITS.values() for n in s.declines},
         )
         return task.raced(refusals) if choices is None else task.kept(refusals, choices, is_fresh)
 
@@ -136,6 +143,7 @@ class _Task:
     predict: Predict | None
     machine: str | None
     server: ForkServer | None
+    may_split: bool
 
     @property
     def folded(self) -> Graph:
@@ -144,7 +152,12 @@ class _Task:
 
     def steps_of(self, candidate: Candidate) -> tuple[PassStep, ...]:
         """The passes that a candidate's graph went through."""
-        return next(self.forms[b.declines] for b, _ in self.pairs if b.name == candidate.backend)
+        return self.forms[self._declines[candidate.backend]]
+
+    @property
+    def _declines(self) -> dict[str, tuple[str, ...]]:
+        known = [*SPLITS.values(), *(backend for backend, _ in self.pairs)]
+        return {backend.name: backend.declines for backend in known}
 
     def form_of(self, candidate: Candidate) -> Graph:
         """The graph that a candidate got: as captured, for the baseline."""
@@ -173,12 +186,15 @@ class _Task:
             return None
         slower = before.refusals(self.pairs)
         with contextlib.suppress(BackendError):
-            found = self.raced([now or then for now, then in zip(refusals, slower, strict=True)])
+            spared = [now or then for now, then in zip(refusals, slower, strict=True)]
+            found = self.raced(spared, before)
             return found if before.holds(found.candidates) else None
         return None
 
-    def raced(self, refusals: Sequence[str | None]) -> Optimized:
-        """The outcome. Raises BackendError where no candidate is left."""
+    def raced(self, refusals: Sequence[str | None], before: Outcome | None = None) -> Optimized:
+        """The outcome. Raises BackendError where no candidate is left. before: an earlier one, by
+        which graphs are not split again where that did not pay.
+        """
         with tempfile.TemporaryDirectory(prefix="ridgeline-") as name:
             folder = Path(name)
             plans = _plans(folder, self, refusals)
@@ -192,11 +208,40 @@ class _Task:
             )
             with children(jobs, folder, self.server) as nursery:
                 timings = race.run(nursery, self.repeats, self._bound_s)
+                late = self._late(plans, timings, before)
+                if late is not None:
+                    plan, rivals = late
+                    job = _job(folder, self, len(plans), plan)
+                    timings = race.join(nursery, timings, (plan, job), rivals, self.repeats)
             baseline, *tried = (_candidate(p, t) for p, t in zip(plans, timings, strict=True))
             best = _fastest(tried, self.graph)
             number = 1 + tried.index(best)
             files = _files_of(plans[number], jobs[number])
         return self._optimized(replace(baseline, backend=_BASELINE), tuple(tried), best, files)
+
+    def _late(
+        self, plans: Sequence[Plan], timings: Sequence[Timing], before: Outcome | None
+    ) -> tuple[Plan, list[int]] | None:
+        """The graph in parts on the fastest backend and the next of its dtype that can share it,
+        where that comes close; and the numbers of these two.
+        """
+        ran = sorted(
+            (t.time_s, n) for n, t in enumerate(timings) if n and t.skipped is None and t.time_s
+        )
+        if not self.may_split or not ran or ran[0][0] < _LEAST_SPLIT_S:
+            return None
+        (best_s, first), *others = ran
+        best = plans[first]
+        for time_s, second in others:
+            other = plans[second]
+            split = split_of(best.backend, other.backend)
+            if time_s > _CLOSE_ENOUGH * best_s or split is None or other.dtype != best.dtype:
+                continue
+            if before is not None and not before.was_close(split.name, best.dtype):
+                return None
+            form = next(p.graph for p in (best, other) if p.backend.declines == split.declines)
+            return Plan(backend=split, dtype=best.dtype, graph=form, refusal=None), [first, second]
+        return None
 
     def _bound_s(self, dtype: Dtype) -> float | None:
         return self.predict(self.folded, dtype, "roofline") if self.predict else None
@@ -257,7 +302,7 @@ def _plans(folder: Path, task: _Task, refusals: Sequence[str | None]) -> list[Pl
     for declined, steps in task.forms.items():
         graphs.save(steps[-1].graph if steps else task.graph, files[declined])
     return [
-        Plan(backend=Eager, dtype="fp32", graph=captured, refusal=None),
+        Plan(backend=AsCaptured, dtype="fp32", graph=captured, refusal=None),
         *(
             Plan(backend=backend, dtype=dtype, graph=files[backend.declines], refusal=refusal)
             for (backend, dtype), refusal in zip(task.pairs, refusals, strict=True)
@@ -267,27 +312,26 @@ def _plans(folder: Path, task: _Task, refusals: Sequence[str | None]) -> list[Pl
 
 def _write_jobs(folder: Path, task: _Task, plans: Sequence[Plan]) -> list[Job]:
     """The files of inputs that the children read, and one job per plan."""
-    inputs_path, sets_path = folder / "inputs.pt", folder / "calibration.pt"
-    torch.save([i.detach() for i in task.inputs], inputs_path)
-    torch.save([[i.detach() for i in given] for given in task.sets], sets_path)
-    jobs = []
-    for number, plan in enumerate(plans):
-        own = folder / str(number)
-        own.mkdir()
-        jobs.append(
-            Job(
-                backend=f"{plan.backend.__module__}:{plan.backend.__qualname__}",
-                dtype=plan.dtype,
-                graph=str(plan.graph),
-                inputs=str(inputs_path),
-                calibration=str(sets_path),
-                folder=str(own),
-                threads=task.threads,
-                memory_limit_bytes=task.limits.memory_bytes,
-                tolerance=_tolerance(task, plan.dtype),
-            )
-        )
-    return jobs
+    torch.save([i.detach() for i in task.inputs], folder / _INPUTS)
+    torch.save([[i.detach() for i in given] for given in task.sets], folder / _SETS)
+    return [_job(folder, task, number, plan) for number, plan in enumerate(plans)]
+
+
+def _job(folder: Path, task: _Task, number: int, plan: Plan) -> Job:
+    """The job of candidate `number`, and the folder that its child writes to."""
+    own = folder / str(number)
+    own.mkdir()
+    return Job(
+        backend=f"{plan.backend.__module__}:{plan.backend.__qualname__}",
+        dtype=plan.dtype,
+        graph=str(plan.graph),
+        inputs=str(folder / _INPUTS),
+        calibration=str(folder / _SETS),
+        folder=str(own),
+        threads=task.threads,
+        memory_limit_bytes=task.limits.memory_bytes,
+        tolerance=_tolerance(task, plan.dtype),
+    )
 
 
 def _tolerance(task: _Task, dtype: Dtype) -> float | None:

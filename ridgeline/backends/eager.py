@@ -1,4 +1,4 @@
-"""Eager PyTorch: what people run when they do nothing."""
+"""Eager PyTorch."""
 
 from ridgeline.backends.backend import Backend, Runnable, Setting
 from ridgeline.graph import Graph
@@ -15,3 +15,9 @@ class Eager(Backend):
         """The module's own forward."""
         forward: Runnable = flat_module(graph).forward
         return forward
+
+
+class AsCaptured(Eager):
+    """What people run when they do nothing: the baseline of every waterfall."""
+
+    large_pages = False

@@ -42,8 +42,8 @@ class Plan:
 class Race:
     """The candidates of one run, dtype by dtype."""
 
-    plans: Sequence[Plan]
-    jobs: Sequence[Job]
+    plans: list[Plan]
+    jobs: list[Job]
     expected: Sequence[Tensor]
     limits: Limits
     tell: Progress
@@ -69,21 +69,54 @@ class Race:
         timings = measure_in_turn(nursery, timings, repeats, self.limits, told(0.0))
         return measure_the_close(nursery, timings, waves, repeats, self.limits, told(0.5))
 
+    def join(
+        self,
+        nursery: Nursery,
+        timings: Sequence[Timing],
+        late: tuple[Plan, Job],
+        rivals: Sequence[int],
+        repeats: int,
+    ) -> list[Timing]:
+        """The timings and that of one more candidate, compiled when the race of the others is over
+        and timed in turns with its rivals.
+        """
+        self.tell("split", 0.0)
+        plan, job = late
+        number = len(self.plans)
+        self.plans.append(plan)
+        self.jobs.append(job)
+        nursery.jobs.append(job)
+        found = [*timings, Timing()]
+        found[number] = self._ready(nursery, [number], lambda f: None)[number]
+        if found[number].skipped is None:
+            only = [number, *rivals]
+            found = measure_in_turn(
+                nursery, found, 3 * repeats, self.limits, lambda f: None, only=only
+            )
+        self.tell("split", 1.0)
+        return found
+
     def _compile(
         self, nursery: Nursery, timings: list[Timing], wave: Sequence[int], place: int, of: int
     ) -> None:
         """Compiles the candidates of one dtype that are still in, and compares their outputs."""
         numbers = [n for n in wave if timings[n].skipped is None]
-        ready = compile_all(
-            nursery, numbers, self.limits, lambda f: self.tell("compile", (place + f) / of)
-        )
+        ready = self._ready(nursery, numbers, lambda f: self.tell("compile", (place + f) / of))
+        for number, timing in ready.items():
+            timings[number] = timing
+        self.tell("compile", (place + 1) / of)
+
+    def _ready(
+        self, nursery: Nursery, numbers: Sequence[int], tell: Callable[[float], None]
+    ) -> dict[int, Timing]:
+        """The candidates of these numbers, compiled and compared."""
+        ready = compile_all(nursery, numbers, self.limits, tell)
         for number, timing in ready.items():
             job = self.jobs[number]
             if timing.skipped is None:
                 outputs = torch.load(Path(job.folder) / "outputs.pt", weights_only=True)
-                timing = _judged(timing, self.expected, outputs, job.tolerance)
-            timings[number] = timing
-        self.tell("compile", (place + 1) / of)
+                ready[number] = _judged(timing, self.expected, outputs, job.tolerance)
+        return ready
 
     def _pruned(
         self, nursery: Nursery, timings: Sequence[Timing], wave: Sequence[int], bound_s: float

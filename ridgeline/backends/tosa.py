@@ -51,6 +51,7 @@ class Iree(Backend):
     modules = ("iree.compiler", "iree.runtime")
     files = (MODULE, ROUTE, WEIGHTS)
     is_native = True
+    declines = ("join_linears",)  # the joined product's parts are copied out, which costs more
 
     def build(self, graph: Graph, setting: Setting) -> Runnable:
         """The loaded module of the first route that compiles; all it needs is kept when a folder

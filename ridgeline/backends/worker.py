@@ -25,6 +25,7 @@ from ridgeline.backends.backend import Backend, Runnable, first_line
 from ridgeline.backends.protocol import Job, Reply, Turn
 from ridgeline.backends.sample import take_samples
 from ridgeline.errors import RidgelineError
+from ridgeline.native.large_pages import enlarge
 
 
 def run(path: Path) -> None:
@@ -70,11 +71,14 @@ def _prepare(job: Job) -> tuple[Runnable, tuple[Tensor, ...]]:
     graph = graphs.load(job.graph)
     inputs = tuple(torch.load(job.inputs, weights_only=True))
     calibration = torch.load(job.calibration, weights_only=True)
-    run = _backend(job.backend).compile(
+    backend = _backend(job.backend)
+    run = backend.compile(
         graph, job.dtype, keep=folder, calibration=calibration, tolerance=job.tolerance
     )
     outputs = [o.detach().clone() for o in run(*inputs)]
     torch.save(outputs, folder / "outputs.pt")
+    if backend.large_pages:
+        enlarge()
     return run, inputs
 
 

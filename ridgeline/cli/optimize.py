@@ -52,6 +52,10 @@ def optimize_command(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Try again what was slower in an earlier run.")
     ] = False,
+    split: Annotated[
+        bool,
+        typer.Option(help="Also try the graph in parts, on the two fastest backends in turns."),
+    ] = True,
     as_json: AsJson = False,
     html: HtmlFile = None,
 ) -> None:
@@ -103,6 +107,7 @@ def optimize_command(
         predict=predictor(described) if described else None,
         choices=Choices.of_user(),
         is_fresh=fresh,
+        may_split=split,
     )
     if out is not None:
         save(result, out)

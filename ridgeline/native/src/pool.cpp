@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <chrono>
 
 namespace rl {
 namespace {
@@ -10,6 +11,10 @@ namespace {
 // A worker spins about as long as a short model takes between two calls; whoever waits gives its
 // core away once it is clear that the one it waits for has none.
 constexpr int SPINS_BEFORE_SLEEP = 8000;
+// Where calls come further apart than this, for so many in a row, spinning only keeps a core from
+// those who work meanwhile: another library's threads, when a model runs on both in turns.
+constexpr std::chrono::milliseconds LONG_GAP(1);
+constexpr int LONG_GAPS_BEFORE_REST = 3, SPINS_AT_REST = 50;
 constexpr int SPINS_BEFORE_YIELD = 500;  // some 20 us where a pause takes 140 cycles
 constexpr int IDLE_SPINS_BEFORE_YIELD = 5000;
 
@@ -115,8 +120,12 @@ void Pool::run(const std::function<void(int)>& work) {
 }
 
 void Pool::serve(int thread) {
+    int long_gaps = 0;
     for (int64_t seen = 0;; ++seen) {
-        for (int spins = 0; spins < SPINS_BEFORE_SLEEP; ++spins) {
+        const auto start = std::chrono::steady_clock::now();
+        const bool is_resting = long_gaps >= LONG_GAPS_BEFORE_REST;
+        const int most_spins = is_resting ? SPINS_AT_REST : SPINS_BEFORE_SLEEP;
+        for (int spins = 0; spins < most_spins; ++spins) {
             if (round_.load(std::memory_order_acquire) != seen) break;
             wait_briefly(spins, IDLE_SPINS_BEFORE_YIELD);
         }
@@ -127,6 +136,8 @@ void Pool::serve(int thread) {
             num_asleep_.fetch_sub(1, std::memory_order_relaxed);
         }
         if (is_closing_) return;
+        const bool is_long = std::chrono::steady_clock::now() - start > LONG_GAP;
+        long_gaps = is_long ? std::min(long_gaps + 1, LONG_GAPS_BEFORE_REST) : 0;
         places_.take(thread);
         (*work_)(thread);
         num_done_.fetch_add(1, std::memory_order_acq_rel);

@@ -1,0 +1,1 @@
+"""Graphs cut into parts that run on two backends in turns."""
