@@ -237,6 +237,7 @@ def _raced(model: str, stage: str, without: Collection[str]) -> Result:
             threads=THREADS,
             limits=Limits(compile_s=COMPILE_LIMIT_S, patience_s=PATIENCE_S),
             progress=progress_on_stderr(),
+            may_split=False,  # bench_split.py has what that gains
         )
     is_peer = {b.name for b in peers}
     return Result(

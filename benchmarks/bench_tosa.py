@@ -6,9 +6,10 @@
 Stage build: each model as captured goes through torch-mlir's `export_and_import` to TOSA
 (stock; where that is refused, also with our decompositions of norm and attention), and after our
 passes through our own tables; each module is compiled by IREE with UFront's flags (the target)
-and with ours. Stage run: what compiled is loaded in one process and run in turns; on a quiet
-machine. What is done is kept in benchmarks/records/tosa-DATE.json and build/tosa, so that a run
-that was interrupted goes on where it stopped. --render writes the newest record into docs/tosa.md.
+and with ours. Stage run: what compiled is loaded in one process, put into large pages and run in
+turns; on a quiet machine. What is done is kept in benchmarks/records/tosa-DATE.json and build/tosa,
+so that a run that was interrupted goes on where it stopped. --render writes the newest record into
+docs/tosa.md.
 """
 
 import argparse
@@ -44,6 +45,7 @@ from ridgeline.frontends.target import load_model
 from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Phase
 from ridgeline.machines.cpu import read_cpu
+from ridgeline.native.large_pages import enlarge
 from ridgeline.passes.manager import run_passes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -323,6 +325,7 @@ def _run(record: Record, model: str) -> None:
             runs.append(_ready(entry))
         except Exception as error:
             entry.refused = f"does not run: {reason_of(error)}"
+    enlarge()  # for all of them: without, the order of loading decides by a tenth who is faster
     times: list[tuple[list[float], list[bool]]] = [([], []) for _ in runs]
     for turn in range(ROUNDS):
         order = range(len(runs)) if turn % 2 == 0 else reversed(range(len(runs)))

@@ -193,6 +193,7 @@ def make_fast(
         limits=Limits(patience_s=PATIENCE_S),
         progress=progress_on_stderr(),
         predict=predictor(machine),
+        may_split=False,  # half a minute of compiling parts, for at most a few percent
     )
     print_waterfall(sys.stdout, result)
     write_text(OUT / f"{name}.html", optimize_page(result, machine))

@@ -55,3 +55,46 @@ def test_a_worker_leaves_a_core_that_the_caller_has() -> None:
         check=False,
     )
     assert done.stdout == "1 True [True]\n", done.stderr
+
+
+# In a process of its own: what its worker burns while the caller sleeps between two calls.
+GAPS = """
+import time
+import torch
+from ridgeline.backends.native.backend import Native
+from ridgeline.frontends.torch_export import capture
+
+torch.set_num_threads(2)
+graph = capture(torch.nn.Linear(256, 256).eval(), (torch.randn(64, 256),), is_trusted=True)
+run, x = Native().compile(graph), torch.randn(64, 256)
+
+def burnt_in(gaps):
+    used = 0.0
+    for _ in range(gaps):
+        run(x)
+        start = time.process_time()
+        time.sleep(0.02)
+        used += time.process_time() - start
+    return used
+
+burnt_in(5)
+rested = burnt_in(40)
+for _ in range(2000):
+    run(x)  # calls that follow each other wake it for good
+print(burnt_in(2) / 2 > 4 * rested / 40)
+"""
+
+
+@pytest.mark.skipif(
+    not LIBRARIES or sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2,
+    reason="needs the kernels and two cores",
+)
+def test_a_worker_rests_where_calls_are_far_apart() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GAPS],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert done.stdout == "True\n", done.stderr

@@ -71,7 +71,7 @@ class Split(Backend):
         ways = trial.timed()
         reason, way = ways.refusal(), ways.fastest_mixed()
         if reason is not None or way is None:
-            raise BackendError(f"in {len(cuts) + 1} parts {reason}")
+            raise BackendError(f"cut into {len(cuts) + 1}, {reason}")
         return self._built(trial, way, setting)
 
     def _built(self, trial: "_Trial", way: Way, setting: Setting) -> Runnable:

@@ -50,7 +50,7 @@ class Ways:
             return "no part runs on the other."
         if alone is None or self.times_s[mixed] <= (1 - _LEAST_GAIN) * self.times_s[alone]:
             return None
-        return f"of its mixtures none is enough faster: {self}."
+        return f"no mixture is enough faster: {self}."
 
     def _fastest(self, ways: Sequence[Way]) -> Way | None:
         return min(ways, key=lambda way: self.times_s[way], default=None)
