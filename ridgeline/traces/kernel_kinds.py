@@ -77,3 +77,7 @@ class Rule:
     unit: Unit
     reason: str
     scope: Scope
+
+
+Block = tuple[KernelOp, Unit, str]
+"""Rules of one op and unit as text: lines of `pattern  # reason`."""
