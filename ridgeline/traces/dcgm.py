@@ -1,23 +1,22 @@
 """DCGM logs of any kind -> samples: `dcgmi dmon` text, dcgm-exporter's scrapes, Prometheus JSON."""
 
-import gzip
 from pathlib import Path
 
 from ridgeline.errors import TraceError
 from ridgeline.traces.dcgm_dmon import HEADER, read_dmon
 from ridgeline.traces.dcgm_prometheus import read_range, read_scrapes
+from ridgeline.traces.files import read_file
 from ridgeline.traces.samples import Samples
-
-_GZIP = b"\x1f\x8b"
 
 
 def _text(path: Path) -> str:
     """The text of one log, unpacked. Raises TraceError for a file that is none."""
+    text = read_file(path)
+    if text.notes:
+        raise TraceError(f"{path}: {text.notes[0]}.")
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if data.startswith(_GZIP) else data
-        return data.decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        return bytes(text.data).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise TraceError(f"{path}: cannot be read as text: {error}.") from None
 
 
