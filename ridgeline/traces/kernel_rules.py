@@ -19,6 +19,7 @@ _ORDER: tuple[Block, ...] = (
     *product_rules.CUDA_CORE_PRODUCTS,  # before the tensor-core rules: xmma and cutlass are both
     *product_rules.AMD,
     *product_rules.TENSOR_CORE,
+    *vector_rules.XLA,
     *vector_rules.TRITON,
     *vector_rules.VECTOR,
 )

@@ -118,6 +118,36 @@ TRITON: tuple[Block, ...] = (
     (KernelOp.ELEMENTWISE, Unit.CUDA_CORE, r"^triton_(poi|for)_  # pointwise, made by Inductor"),
 )
 
+# XLA names a kernel by its HLO: loop_transpose_fusion_1 on GPUs, %all-reduce.3 or dot.7 on TPUs.
+XLA: tuple[Block, ...] = (
+    (
+        KernelOp.COMMUNICATION,
+        Unit.NONE,
+        r"^%?(all-(reduce|gather|to-all)|reduce-scatter|collective-|send\b|recv\b)  # a collective",
+    ),
+    (KernelOp.GEMM, Unit.TENSOR_CORE, r"^(__)?(triton_)?gemm_fusion|triton_gemm  # Triton: tl.dot"),
+    (
+        KernelOp.GEMM,
+        Unit.MATRIX_CORE,
+        r"^%?(convolution|dot)([._-]\d+)*( |$)  # an HLO product: a TPU's matrix unit",
+    ),
+    (KernelOp.SOFTMAX, Unit.CUDA_CORE, r"^triton_softmax  # a softmax fused by XLA"),
+    (
+        KernelOp.COPY,
+        Unit.CUDA_CORE,
+        r"""
+        ^%?(\w+_)?(transpose|copy|concatenate|pad|slice)_fusion  # moves data
+        ^%?copy(-\w+)?[.\d]*$  # moves data
+        """,
+    ),
+    (KernelOp.REDUCTION, Unit.CUDA_CORE, r"^%?\w*reduce\w*_fusion  # a reduction fused by XLA"),
+    (
+        KernelOp.ELEMENTWISE,
+        Unit.CUDA_CORE,
+        r"^%?(\w+[_-])?fusion([._]\d+)*(\.kd)?$  # fused by XLA",
+    ),
+)
+
 VECTOR: tuple[Block, ...] = (
     (
         KernelOp.NORM,

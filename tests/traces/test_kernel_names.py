@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from ridgeline.traces.columns import DEVICE_KINDS
 from ridgeline.traces.kernel_kinds import KernelOp, Unit
 from ridgeline.traces.kernel_names import function_head
 from ridgeline.traces.kernel_rules import RULES
 from ridgeline.traces.kernels import classify, ran_on_amd
 from ridgeline.traces.precision import Precision
+from ridgeline.traces.xplane import read_xplane
 
 GOLDEN = Path(__file__).with_name("kernel_names.tsv")
 DEVICE_CATEGORIES = ("kernel", "gpu_memcpy", "gpu_memset", "mtia_ccp_events")
@@ -141,6 +143,13 @@ def _nsys(path: Path, folder: Path) -> Iterator[tuple[str, float]]:
     database.close()
 
 
+def _xplane(path: Path) -> Iterator[tuple[str, float]]:
+    for recording in read_xplane(path):
+        events = recording.events.take(recording.events.where(*DEVICE_KINDS))
+        names = (recording.names[name] for name in events.name.tolist())
+        yield from zip(names, events.duration_ns.tolist(), strict=True)
+
+
 def _unknown_share(timed: Iterator[tuple[str, float]]) -> tuple[float, float]:
     """Time of unknown names and of all names, in the unit of `timed`."""
     time_of: defaultdict[str, float] = defaultdict(float)
@@ -157,7 +166,8 @@ def test_unknown_names_are_under_1_percent_of_every_recording(
     shares |= {
         p.name: _unknown_share(_nsys(p, tmp_path)) for p in (shared_data / "nsys").glob("*.gz")
     }
-    assert len(shares) == 16
+    shares |= {p.name: _unknown_share(_xplane(p)) for p in (shared_data / "xplane").glob("*.pb")}
+    assert len(shares) == 17
     assert all(total > 0 for _, total in shares.values())
     for name, (unknown, total) in shares.items():
         assert unknown / total < MAX_UNKNOWN, f"{name}: {unknown / total:.2%} unknown"
