@@ -3,7 +3,6 @@
 import mmap
 import os
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,9 +10,6 @@ from typing import Protocol
 from ridgeline.errors import TraceError
 from ridgeline.native.scan import Text
 from ridgeline.units import format_bytes
-
-Progress = Callable[[str], None]
-"""Told what is being read; the command line prints it."""
 
 _GZIP = b"\x1f\x8b"
 _CHUNK_BYTES = 4 * 2**20
