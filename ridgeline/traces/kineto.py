@@ -63,7 +63,9 @@ _PHASES: Mapping[int, Kind] = {ord("C"): Kind.COUNTER, ord("i"): Kind.INSTANT} |
     ord("I"): Kind.INSTANT
 }
 _RANK_IN_NAME = re.compile(r"rank[-_ ]?(\d{1,6})", re.IGNORECASE)
-_NO_NUMBER = re.compile(rb"(?<=[:,\[\s])-?(?:inf(?:inity)?|nan)(?=[\s,\]}])", re.IGNORECASE)
+_NO_NUMBER = re.compile(
+    rb'("(?:[^"\\]++|\\.)*+")|-?\b(?:inf(?:inity)?|nan)\b', re.DOTALL | re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ def _parse_leniently(text: bytes) -> Json:
     """None where even so it is no JSON."""
     try:
         found: Json = json.loads(
-            _NO_NUMBER.sub(b"null", text).decode("utf-8", "replace"), strict=False
+            _NO_NUMBER.sub(lambda m: m[1] or b"null", text).decode("utf-8", "replace"), strict=False
         )
     except (ValueError, RecursionError):
         found = None
