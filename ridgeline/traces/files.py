@@ -95,10 +95,10 @@ class Decompressor(Protocol):
 def decompressor() -> tuple[Decompressor, type[Exception]]:
     """What inflates gzip, and what it raises; ISA-L's where it is installed, twice as fast."""
     try:
-        from isal import isal_zlib
+        from isal import igzip_lib, isal_zlib
     except ImportError:
         return zlib.decompressobj(31), zlib.error
-    return isal_zlib.decompressobj(31), isal_zlib.error
+    return isal_zlib.decompressobj(31), igzip_lib.IsalError
 
 
 def _available_bytes() -> int:
