@@ -16,6 +16,7 @@ from ridgeline.report.trace_words import (
     share_of,
     shortened,
     slowest,
+    span_range,
     split_cells,
     time_of,
     verdict,
@@ -44,6 +45,7 @@ def print_trace(stream: TextIO, trace: Trace, *, top: int) -> None:
     _launches(console, title, rank.launches)
     _idle(console, title, rank)
     _gaps(console, title, rank, top)
+    _fixes(console, title, rank)
     console.print()
     line(console, DEFINITIONS, "dim")
 
@@ -169,3 +171,17 @@ def _gaps(console: Console, title: str, rank: RankTrace, top: int) -> None:
         for gap in rank.gaps[:top]
     ]
     grid(console, headers, rows, left=0, text=range(2, len(headers)))
+
+
+def _fixes(console: Console, title: str, rank: RankTrace) -> None:
+    if not rank.fixes:
+        return
+    _title(console, f"{title}what fixing it would gain, by replay")
+    rows = [[fix.what, *span_range(fix, rank.split.span_ns)] for fix in rank.fixes]
+    grid(console, ["fix", "gain", "of span", "span then"], rows)
+    line(
+        console,
+        "Each alone. The range is of two replays: with the order of work on different streams "
+        "kept, and with only the waits that were seen. Other ranks are taken as they were.",
+        "dim",
+    )

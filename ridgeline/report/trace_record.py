@@ -32,6 +32,7 @@ def record(trace: Trace) -> dict[str, Json]:
         "ranks": [_rank(rank) for rank in trace.ranks],
         "idle_causes": [_cause(cause) for cause in rank.idle_causes],
         "gaps": [_gap(gap) for gap in rank.gaps],
+        "fixes": [asdict(fix) for fix in rank.fixes],
         "kernels": [_kernel(use) for use in rank.kernels],
         "operators": [asdict(use) for use in rank.operators],
         "launches": asdict(rank.launches) if rank.launches else None,
@@ -49,6 +50,7 @@ def _rank(rank: RankTrace) -> dict[str, Json]:
         **_split(rank.split),
         "steps": [{"name": step.name, **_split(step.split)} for step in rank.steps],
         "idle_causes": [_cause(cause) for cause in rank.idle_causes],
+        "fixes": [asdict(fix) for fix in rank.fixes],
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ridgeline.traces.fixes import Fix
 from ridgeline.traces.rank import IdleCause, RankTrace
 from ridgeline.traces.split import Split
 from ridgeline.traces.trace import Trace
@@ -83,6 +84,20 @@ SPLIT_HEADERS = [
     "communication",
     "overlapped",
 ]
+
+
+def span_range(fix: Fix, span_ns: int) -> list[str]:
+    """The cells of a fix: gain, its share of the span, and the span that is left."""
+    low, high = fix.low_ns, fix.high_ns
+    return [
+        _range(time_of(low), time_of(high)),
+        _range(share_of(low, span_ns), share_of(high, span_ns)),
+        _range(time_of(span_ns - high), time_of(span_ns - low)),
+    ]
+
+
+def _range(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
 
 
 def shortened(text: str, length: int = 72) -> str:

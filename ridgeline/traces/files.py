@@ -5,7 +5,7 @@ import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from ridgeline.errors import TraceError
 from ridgeline.native.scan import Text
@@ -95,10 +95,10 @@ class Decompressor(Protocol):
 def decompressor() -> tuple[Decompressor, type[Exception]]:
     """What inflates gzip, and what it raises; ISA-L's where it is installed, twice as fast."""
     try:
-        from isal import igzip_lib, isal_zlib
+        from isal import isal_zlib
     except ImportError:
         return zlib.decompressobj(31), zlib.error
-    return isal_zlib.decompressobj(31), igzip_lib.IsalError
+    return isal_zlib.decompressobj(31), cast(type[Exception], isal_zlib.error)  # as it is
 
 
 def _available_bytes() -> int:

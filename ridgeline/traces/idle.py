@@ -170,34 +170,38 @@ def _blame_host(
     """Fills in the causes of the gaps whose next work was launched late, by `calls`."""
     events = recording.events
     cause[calls != ABSENT] = _CAUSES.index(Cause.HOST)
+    all_blocking = blocking_rows(recording)
     threads = np.where(calls == ABSENT, ABSENT, events.thread[calls])
     for thread in np.unique(threads[threads != ABSENT]).tolist():
         mine = np.flatnonzero(threads == thread)
         until = np.minimum(events.start_ns[calls[mine]], end[mine])
-        for number, rows in _blocking_calls(recording, thread).items():
+        for blamed_cause, candidates in all_blocking.items():
+            rows = candidates[np.equal(events.thread[candidates], thread)]
+            if not len(rows):
+                continue
+            number = _CAUSES.index(blamed_cause)
             held = union(events.start_ns[rows], events.end_ns[rows])
             half = held.overlap_ns(start[mine], until) * 2 > until - start[mine]
             drained = np.zeros(len(mine), bool)
-            if _CAUSES[number] is Cause.SYNC:
+            if blamed_cause is Cause.SYNC:
                 drained = _is_inside(held, start[mine])
             blamed = (half | drained) & (cause[mine] == _CAUSES.index(Cause.HOST))
             cause[mine[blamed]] = number
             blocking[mine[blamed]] = _last_before(events.start_ns, rows, until[blamed])
 
 
-def _blocking_calls(recording: Recording, thread: int) -> dict[int, Rows]:
-    """The events of a thread that block it, by the number of their cause."""
+def blocking_rows(recording: Recording) -> dict[Cause, Rows]:
+    """The events of the host that block their thread: synchronisation, allocation, input."""
     events = recording.events
-    on_thread = events.thread == thread
-    calls = np.flatnonzero(on_thread & (events.kind == Kind.RUNTIME))
+    calls = events.where(Kind.RUNTIME)
     found = {
-        _CAUSES.index(cause): calls[_is_named(recording, pattern)[events.name[calls]]]
+        cause: calls[_is_named(recording, pattern)[events.name[calls]]]
         for cause, pattern in _CALLS.items()
     }
-    ranges = np.flatnonzero(on_thread & np.isin(events.kind, (Kind.CPU_OP, Kind.ANNOTATION)))
+    ranges = events.where(Kind.CPU_OP, Kind.ANNOTATION)
     is_input = np.array([_INPUT.search(name) is not None for name in recording.names], bool)
-    found[_CAUSES.index(Cause.INPUT)] = ranges[is_input[events.name[ranges]]]
-    return {number: rows for number, rows in found.items() if len(rows)}
+    found[Cause.INPUT] = ranges[is_input[events.name[ranges]]]
+    return found
 
 
 def _is_inside(held: Intervals, time: Times) -> NDArray[np.bool_]:

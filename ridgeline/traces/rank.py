@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ridgeline.traces.columns import ABSENT, Device, Kind, Recording
+from ridgeline.traces.fixes import Fix, fixes
 from ridgeline.traces.idle import Cause, Gap, Gaps, gaps
 from ridgeline.traces.launches import LaunchStatistics, launch_statistics, launches
 from ridgeline.traces.split import Split, activity, split
@@ -66,6 +67,7 @@ class RankTrace:
     launches: LaunchStatistics | None
     idle_causes: tuple[IdleCause, ...]
     gaps: tuple[NamedGap, ...]
+    fixes: tuple[Fix, ...]
     notes: tuple[str, ...]
 
 
@@ -94,6 +96,7 @@ def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
         launches=launch_statistics(recording.events, found),
         idle_causes=idle_causes(idle, whole.idle_ns),
         gaps=_named(recording, idle.longest(num_gaps), whole.start_ns),
+        fixes=fixes(recording, found),
         notes=(*recording.notes, *_remarks(recording)),
     )
 
