@@ -12,9 +12,9 @@ from ridgeline.report.trace_words import (
     device_name,
     notes,
     rank_name,
-    shapes_words,
     share_of,
     shortened,
+    shorter_shapes,
     slowest,
     span_range,
     split_cells,
@@ -106,7 +106,7 @@ def _operators(console: Console, title: str, rank: RankTrace, top: int) -> None:
     rows = [
         [
             shortened(use.name, 48),
-            shapes_words(use.shapes) or "-",
+            shorter_shapes(use.shapes) or "-",
             f"{use.count:,}",
             f"{use.num_kernels:,}",
             time_of(use.total_ns),

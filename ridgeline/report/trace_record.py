@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from ridgeline.report.trace_words import notes, slowest, verdict
 from ridgeline.traces.rank import IdleCause, NamedGap, RankTrace
@@ -12,12 +13,16 @@ from ridgeline.traces.usage import KernelUse
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
+if TYPE_CHECKING:
+    from ridgeline.traces.work import OperatorWork, Work
+
 SCHEMA = 1
 
 
-def trace_json(trace: Trace) -> str:
-    """The record as one JSON object."""
-    return json.dumps(record(trace), indent=1, ensure_ascii=False, allow_nan=False)
+def trace_json(trace: Trace, work: "Work | None" = None) -> str:
+    """The record as one JSON object, `work` beside it where it is given."""
+    found = record(trace) if work is None else {**record(trace), "work": _work(work)}
+    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def record(trace: Trace) -> dict[str, Json]:
@@ -34,7 +39,7 @@ def record(trace: Trace) -> dict[str, Json]:
         "gaps": [_gap(gap) for gap in rank.gaps],
         "fixes": [asdict(fix) for fix in rank.fixes],
         "kernels": [_kernel(use) for use in rank.kernels],
-        "operators": [asdict(use) for use in rank.operators],
+        "operators": [{**asdict(use), "shapes": use.shapes} for use in rank.operators],
         "launches": asdict(rank.launches) if rank.launches else None,
     }
 
@@ -73,3 +78,28 @@ def _gap(gap: NamedGap) -> dict[str, Json]:
 
 def _kernel(use: KernelUse) -> dict[str, Json]:
     return {**asdict(use), "kind": use.kind.name.lower(), "mean_ns": use.mean_ns}
+
+
+def _work(work: "Work") -> dict[str, Json]:
+    return {
+        "machine": work.machine.id,
+        "flops": work.flops,
+        "counted_ns": work.counted_ns,
+        "uncounted_ns": work.uncounted_ns,
+        "operators": [_operator_work(one) for one in work.operators],
+    }
+
+
+def _operator_work(one: "OperatorWork") -> dict[str, Json]:
+    return {
+        "name": one.use.name,
+        "shapes": one.use.shapes,
+        "dtype": one.dtype,
+        "count": one.use.count,
+        "total_ns": one.use.total_ns,
+        **asdict(one.cost),
+        "flops_per_s": one.flops_per_s,
+        "bytes_per_s": one.bytes_per_s,
+        "datasheet_fraction": one.datasheet_fraction,
+        "achievable_fraction": one.achievable_fraction,
+    }

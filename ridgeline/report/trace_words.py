@@ -105,7 +105,7 @@ def shortened(text: str, length: int = 72) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def shapes_words(shapes: str) -> str:
+def shorter_shapes(shapes: str) -> str:
     """The first shapes of an operator's inputs, and how many more there are."""
     parts = shapes.split("] ")
     if len(parts) <= _MOST_INPUTS:

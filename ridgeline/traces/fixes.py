@@ -70,8 +70,9 @@ def _faster_communication(recording: Recording, found: Dependencies) -> Times:
 
 def _allocates(recording: Recording, found: Dependencies) -> NDArray[np.bool_]:
     is_call = np.isin(found.calls, blocking_rows(recording)[Cause.ALLOCATOR])
-    index = np.minimum(found.source // 2, max(0, len(found.calls) - 1))
-    chosen: NDArray[np.bool_] = (found.kind == Edge.CALL) & is_call[index]
+    chosen = np.zeros(len(found.source), bool)
+    edges = np.flatnonzero(found.kind == Edge.CALL)
+    chosen[edges] = is_call[found.source[edges] // 2]
     return chosen
 
 

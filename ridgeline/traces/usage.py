@@ -1,5 +1,6 @@
 """What took the device's time: by kernel, and by the operators that launched them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from ridgeline.traces.intervals import Times
 from ridgeline.traces.launches import Launches
 from ridgeline.traces.nesting import Rows, innermost
 
+_TRANSFER = re.compile(r"Memcpy (?:HtoD|DtoH)|CopyHostToDevice|CopyDeviceToHost")
 MODULE_PREFIX = "nn.Module: "
 """How torch.profiler calls the ranges of modules, with_modules or with_stack."""
 
@@ -38,18 +40,35 @@ class KernelUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """An argument of an operator as it was recorded. shape: empty of a number as well; type: of a
+    tensor in the recorder's words, Scalar and ScalarList of others, "" of None; value: of those.
+    """
+
+    shape: tuple[int, ...]
+    type: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorUse:
     """All runs of one operator on inputs of the same shapes and types. num_kernels: events on the
     device that they launched, total_ns: their time, share: of that of all events on the device.
+    num_transfers: copies between host and device among them.
     """
 
     name: str
-    shapes: str
-    dtypes: str
+    inputs: tuple[Input, ...]
     count: int
     num_kernels: int
+    num_transfers: int
     total_ns: int
     share: float
+
+    @property
+    def shapes(self) -> str:
+        """Of the tensors among the inputs: "[64, 512] [512, 128]"."""
+        return shapes_words(self.inputs)
 
 
 def kernel_uses(recording: Recording, found: Launches) -> tuple[KernelUse, ...]:
@@ -78,7 +97,7 @@ def kernel_uses(recording: Recording, found: Launches) -> tuple[KernelUse, ...]:
                 max_ns=int(duration[mine[-1]]),
                 share=total_ns / whole_ns,
                 op="" if op == ABSENT else recording.name_of(int(found.ops[op])),
-                shapes="" if op == ABSENT else shapes_of(recording, int(found.ops[op]))[0],
+                shapes="" if op == ABSENT else _shapes_at(recording, int(found.ops[op])),
                 module="" if op == ABSENT else _module_name(recording, int(modules[op])),
             )
         )
@@ -124,36 +143,53 @@ def operator_uses(recording: Recording, found: Launches) -> tuple[OperatorUse, .
     duration = recording.events.duration_ns[found.rows]
     spent = np.bincount(place, weights=duration[known], minlength=len(ops)).astype(np.int64)
     kernels = np.bincount(place, minlength=len(ops))
-    sums: dict[tuple[str, str, str], list[int]] = {}
-    for op, time_ns, num in zip(ops.tolist(), spent.tolist(), kernels.tolist(), strict=True):
-        total = sums.setdefault((recording.name_of(op), *shapes_of(recording, op)), [0, 0, 0])
-        for index, value in enumerate((1, num, time_ns)):
+    is_transfer = np.array([_TRANSFER.search(name) is not None for name in recording.names], bool)
+    moved = is_transfer[recording.events.name[found.rows[known]]]
+    transfers = np.bincount(place, weights=moved, minlength=len(ops)).astype(np.int64)
+    sums: dict[tuple[str, tuple[Input, ...]], list[int]] = {}
+    columns = (ops.tolist(), kernels.tolist(), transfers.tolist(), spent.tolist())
+    for op, *added in zip(*columns, strict=True):
+        total = sums.setdefault((recording.name_of(op), inputs_of(recording, op)), [0] * 4)
+        for index, value in enumerate((1, *added)):
             total[index] += value
     whole_ns = max(1, int(duration.sum()))
     uses = [
         OperatorUse(
             name=name,
-            shapes=shapes,
-            dtypes=dtypes,
+            inputs=inputs,
             count=count,
             num_kernels=num,
+            num_transfers=moved_count,
             total_ns=total_ns,
             share=total_ns / whole_ns,
         )
-        for (name, shapes, dtypes), (count, num, total_ns) in sums.items()
+        for (name, inputs), (count, num, moved_count, total_ns) in sums.items()
     ]
     return tuple(sorted(uses, key=lambda use: -use.total_ns))
 
 
-def shapes_of(recording: Recording, row: int) -> tuple[str, str]:
-    """Shapes and types of an operator's inputs, "[64, 512] [512, 128]" and "float float"; empty
-    where they were not recorded. Inputs that are no tensors have neither.
-    """
+def inputs_of(recording: Recording, row: int) -> tuple[Input, ...]:
+    """The arguments of an operator; empty where they were not recorded."""
     args = recording.args_of(row)
-    dims, types = _listed(args.get("Input Dims")), _listed(args.get("Input type"))
-    shapes = [str(list(d)) for d in dims if isinstance(d, list) and d]
-    dtypes = [str(t) for d, t in zip(dims, types, strict=False) if isinstance(d, list) and d]
-    return " ".join(shapes), " ".join(dtypes)
+    shapes, types = _listed(args.get("Input Dims")), _listed(args.get("Input type"))
+    values = [*_listed(args.get("Concrete Inputs")), *[""] * len(shapes)]
+    return tuple(
+        Input(shape=_shape(shape), type=str(kind), value=str(value))
+        for shape, kind, value in zip(shapes, types, values, strict=False)
+    )
+
+
+def _shapes_at(recording: Recording, row: int) -> str:
+    return shapes_words(inputs_of(recording, row))
+
+
+def _shape(dims: Json) -> tuple[int, ...]:
+    return tuple(size for size in _listed(dims) if isinstance(size, int))
+
+
+def shapes_words(inputs: Sequence[Input]) -> str:
+    """The shapes of those that have some: "[64, 512] [512, 128]"."""
+    return " ".join(str([*one.shape]) for one in inputs if one.shape)
 
 
 def _listed(value: Json) -> Sequence[Json]:

@@ -85,7 +85,9 @@ def test_launches_are_joined_by_correlation_and_time(tmp_path: Path) -> None:
     assert (use.op, use.shapes, use.count) == ("aten::mm", "[64, 32] [32, 16]", 2)
     assert (use.total_ns, use.min_ns, use.max_ns) == (100_000, 50_000, 50_000)
     (row,) = (u for u in operator_uses(recording, joined) if u.name == "aten::mm")
-    assert (row.count, row.num_kernels, row.total_ns, row.dtypes) == (2, 2, 100_000, "float float")
+    assert (row.count, row.num_kernels, row.total_ns) == (2, 2, 100_000)
+    assert [one.shape for one in row.inputs] == [(64, 32), (32, 16)]
+    assert [one.type for one in row.inputs] == ["float", "float"]
 
 
 def test_an_operator_is_found_by_its_id_where_no_call_was_recorded(tmp_path: Path) -> None:

@@ -144,6 +144,10 @@ def test_kinds_of_edges(tmp_path: Path) -> None:
     assert found.is_root.sum() == 1
 
 
+def test_without_any_call_nothing_can_be_gained(tmp_path: Path) -> None:
+    assert gains(tmp_path, [kernel("a", 0, 10), kernel("b", 50, 10)]) == {}
+
+
 def test_a_gain_has_two_ends_in_order() -> None:
     with pytest.raises(TraceError, match="gains 5 to 3 ns"):
         Fix(what="it", low_ns=5, high_ns=3)
