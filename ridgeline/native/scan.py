@@ -10,21 +10,19 @@ from mmap import mmap
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.native.library import library_path
+from ridgeline.native.optional import POINTER, WORD, Signature, functions
 
 Text = bytes | bytearray | mmap
 """The bytes of a file, in memory or mapped."""
 
 _VERSION = 1
-_WORD, _POINTER = ctypes.c_int64, ctypes.c_void_p
-_SIGNATURES: Mapping[str, tuple[type | None, tuple[type, ...]]] = {
-    "rl_scan_version": (_WORD, ()),
-    "rl_scan_trace": (_POINTER, (_POINTER, _WORD, _WORD)),
-    "rl_scan_number": (_WORD, (_POINTER, _WORD)),
-    "rl_scan_table_size": (_WORD, (_POINTER, _WORD)),
-    "rl_scan_table": (None, (_POINTER, _WORD, _POINTER)),
-    "rl_scan_column": (None, (_POINTER, _WORD, _POINTER)),
-    "rl_scan_free": (None, (_POINTER,)),
+_SIGNATURES: Mapping[str, Signature] = {
+    "rl_scan_trace": (POINTER, (POINTER, WORD, WORD)),
+    "rl_scan_number": (WORD, (POINTER, WORD)),
+    "rl_scan_table_size": (WORD, (POINTER, WORD)),
+    "rl_scan_table": (None, (POINTER, WORD, POINTER)),
+    "rl_scan_column": (None, (POINTER, WORD, POINTER)),
+    "rl_scan_free": (None, (POINTER,)),
 }
 COLUMNS: Mapping[str, type[np.generic]] = {
     "start_ns": np.int64,
@@ -80,18 +78,7 @@ _HEADER_TABLE = len(TABLES)
 _STATUS, _OFFSET, _KEPT, _RECORDED, _PYTHON, _FLOWS, _UNTIMED, _UNREAD = range(8)
 
 
-@cache
-def _library() -> ctypes.CDLL | None:
-    path = library_path()
-    if path is None:
-        return None
-    library = ctypes.CDLL(str(path))
-    if not hasattr(library, "rl_scan_version"):
-        return None
-    for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library if library.rl_scan_version() == _VERSION else None
+_library = cache(lambda: functions(_SIGNATURES, "rl_scan_version", _VERSION))
 
 
 def has_scanner() -> bool:

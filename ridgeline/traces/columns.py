@@ -96,7 +96,7 @@ class Device:
 class Metadata:
     """What a recording says about itself. base_time_ns: the time since 1970 at which its clock is
     zero; 0 where times are absolute or the file does not say. num_recorded: events in the file,
-    kept or not.
+    kept or not; num_python: calls of Python functions among those not kept.
     """
 
     dialect: Dialect
@@ -105,6 +105,7 @@ class Metadata:
     base_time_ns: int = 0
     devices: tuple[Device, ...] = ()
     num_recorded: int = 0
+    num_python: int = 0
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 0:

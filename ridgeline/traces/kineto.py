@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,7 +63,9 @@ _PHASES: Mapping[int, Kind] = {ord("C"): Kind.COUNTER, ord("i"): Kind.INSTANT} |
     ord("I"): Kind.INSTANT
 }
 _RANK_IN_NAME = re.compile(r"rank[-_ ]?(\d{1,6})", re.IGNORECASE)
-_NO_NUMBER = re.compile(rb"(?<=[:,\[\s])-?(?:inf(?:inity)?|nan)(?=[\s,\]}])", re.IGNORECASE)
+_NO_NUMBER = re.compile(
+    rb'("(?:[^"\\]++|\\.)*+")|-?\b(?:inf(?:inity)?|nan)\b', re.DOTALL | re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,19 +84,21 @@ class JsonArguments:
 def parse(text: bytes) -> Json:
     """The value that JSON spells, with null for inf and nan, which some recorders write."""
     try:
-        found: Json = json.loads(text.decode("utf-8", "replace"), strict=False)
-    except ValueError:
-        found = _parse_without_inf(text)
-    except RecursionError:
-        found = None
+        found: Json = msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        found = _parse_leniently(text)
     return found
 
 
-def _parse_without_inf(text: bytes) -> Json:
+def _parse_leniently(text: bytes) -> Json:
+    """None where even so it is no JSON."""
     try:
-        return json.loads(_NO_NUMBER.sub(b"null", text).decode("utf-8", "replace"), strict=False)  # type: ignore[no-any-return]
-    except ValueError:
-        return None
+        found: Json = json.loads(
+            _NO_NUMBER.sub(lambda m: m[1] or b"null", text).decode("utf-8", "replace"), strict=False
+        )
+    except (ValueError, RecursionError):
+        found = None
+    return found
 
 
 def read_kineto(path: Path, *, keeps_python: bool = False) -> Recording:
@@ -118,7 +123,7 @@ def read_kineto(path: Path, *, keeps_python: bool = False) -> Recording:
     )
     return Recording(
         source=str(path),
-        metadata=metadata_of(header, path, found.num_recorded),
+        metadata=metadata_of(header, path, found),
         events=events,
         names=tuple(names),
         threads=threads,
@@ -206,7 +211,7 @@ def _threads(found: Scan) -> tuple[tuple[Thread, ...], NDArray[np.int32]]:
     return rows, numbers.astype(np.int32)
 
 
-def metadata_of(header: Mapping[str, Json], path: Path, num_recorded: int) -> Metadata:
+def metadata_of(header: Mapping[str, Json], path: Path, found: Scan) -> Metadata:
     """What the keys beside the events say. The rank may stand in the file's name only."""
     distributed = header.get("distributedInfo")
     about = distributed if isinstance(distributed, dict) else {}
@@ -220,7 +225,8 @@ def metadata_of(header: Mapping[str, Json], path: Path, num_recorded: int) -> Me
         world_size=_whole(about.get("world_size"), least=1),
         base_time_ns=_whole(header.get("baseTimeNanoseconds"), least=0) or 0,
         devices=_devices(header.get("deviceProperties")),
-        num_recorded=num_recorded,
+        num_recorded=found.num_recorded,
+        num_python=found.num_python,
     )
 
 

@@ -11,7 +11,7 @@ from nsys_exports import Export
 from xplane_files import PlaneFile
 
 from ridgeline.errors import TraceError
-from ridgeline.traces.formats import Format, format_of
+from ridgeline.traces.recognise import Format, format_of
 
 SWEEP = {("GPU 0", "DCGM_FI_PROF_SM_ACTIVE"): 0.5}
 TEXTS = {
@@ -52,8 +52,8 @@ def test_a_database_and_a_profile(tmp_path: Path) -> None:
     [
         ("a.json", b"", "is empty"),
         ("a.json", b"hello", "starts with b'hello'; known are Kineto"),
-        ("a.json", b"\n\x05hello", "no recording we know"),
-        ("a.json", b"\n", "no recording we know"),
+        ("a.json", b"\n\x05hello", "no trace we know"),
+        ("a.json", b"\n", "no trace we know"),
         ("a.parquet", b"PAR1....", "it is Parquet; export SQLite"),
         ("a.zip", b"PK\x03\x04....", "it is a zip file; unpack it"),
         ("a.nsys-rep", b"\x00\x01\x02", "nsys export --type sqlite"),
