@@ -1,7 +1,9 @@
 """Nsight Systems exports (`nsys export --type sqlite`) -> one recording per process and device."""
 
+import json
+import re
+import sqlite3
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,27 +26,55 @@ from ridgeline.units import counted
 
 Mask = NDArray[np.bool_]
 _DEVICE_ROWS = (*DEVICE_KINDS, Kind.SYNC, Kind.MEMORY)
+_SIZES = re.compile(r", sizes = (\[[\[\]\d, ]{0,4000}\])")
 _GROUPS = {  # argument as torch.profiler spells it -> columns
     "grid": ("gridX", "gridY", "gridZ"),
     "block": ("blockX", "blockY", "blockZ"),
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NsysArguments:
     """The arguments of events: rows of a database, found by row number and table. `args_start` is
-    the row, `args_nbytes` the table's place in `SOURCES`."""
+    the row, `args_nbytes` the table's place in `SOURCES`. The database is opened at the first
+    question and stays open; a copy in another process opens its own."""
 
-    store: Store
+    def __init__(self, store: Store, domains: Mapping[tuple[int, int], str]) -> None:
+        self._store = store
+        self._domains = domains
+        self._connection: sqlite3.Connection | None = None
+
+    def __getstate__(self) -> tuple[Store, Mapping[tuple[int, int], str]]:
+        return self._store, self._domains
+
+    def __setstate__(self, state: tuple[Store, Mapping[tuple[int, int], str]]) -> None:
+        self._store, self._domains = state
+        self._connection = None
+
+    def __del__(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
     def decode(self, start: int, nbytes: int) -> Mapping[str, Json]:
-        """Everything the row holds that is set; grid and block as lists, an NVTX domain by name."""
+        """Everything the row holds that is set; grid and block as lists, an NVTX domain by name,
+        and the shapes in an operator's range as "Input Dims"."""
         table = SOURCES[nbytes]
-        with self.store.open() as database:
-            row = database.row(table, start)
-            found = {name: value for name, value in row.items() if value is not None}
-            domains = nvtx_domains(database) if table == NVTX else {}
-        return dict(_grouped(found)) | _domain(found, domains)
+        with self._store.guarded():
+            if self._connection is None:
+                self._connection = self._store.connect()
+            row = Database(path=self._store.path, connection=self._connection).row(table, start)
+        found = {name: value for name, value in row.items() if value is not None}
+        if table == NVTX:
+            return dict(_grouped(found)) | _domain(found, self._domains) | _shapes(found)
+        return dict(_grouped(found))
+
+
+def _shapes(row: Mapping[str, object]) -> dict[str, Json]:
+    """The shapes that `emit_nvtx(record_shapes=True)` writes: "sizes = [[2, 3], [3, 4]]"."""
+    found = _SIZES.search(str(row.get("text", "")))
+    try:
+        return {"Input Dims": json.loads(found[1])} if found else {}
+    except ValueError:
+        return {}
 
 
 def _grouped(row: Mapping[str, object]) -> Iterator[tuple[str, Json]]:
@@ -164,6 +194,7 @@ def read_nsys(path: Path) -> tuple[Recording, ...]:
     with where.open() as database:
         found = read_events(database)
         devices, start_ns = _devices(database), _start_ns(database)
+        arguments = NsysArguments(where, nvtx_domains(database))
     ranks = _ranks(found)
     notes = tuple(_notes(found, ranks))
     return tuple(
@@ -179,7 +210,7 @@ def read_nsys(path: Path) -> tuple[Recording, ...]:
             events=found.events.take(_belongs(found, ranks, rank)),
             names=found.names,
             threads=found.threads,
-            arguments=NsysArguments(store=where),
+            arguments=arguments,
             notes=notes,
         )
         for rank in range(len(ranks))

@@ -53,16 +53,26 @@ class Store:
     def open(self) -> Iterator["Database"]:
         """The database, read only, for the length of a `with`. Raises TraceError for anything that
         SQLite refuses in it."""
+        with self.guarded(), closing(self.connect()) as connection:
+            yield Database(path=self.path, connection=connection)
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Turns what SQLite refuses into a TraceError that names the file."""
         try:
-            with closing(self._connect()) as connection:
-                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_CELL_BYTES)
-                connection.set_authorizer(_allow)
-                connection.text_factory = partial(str, encoding="utf-8", errors="replace")
-                yield Database(path=self.path, connection=connection)
+            yield
         except (sqlite3.Error, UnicodeDecodeError) as error:  # its messages quote what it read
             raise TraceError(f"{self.path} is damaged or no SQLite database: {error}.") from None
 
-    def _connect(self) -> sqlite3.Connection:
+    def connect(self) -> sqlite3.Connection:
+        """A connection that can only read columns of tables."""
+        connection = self._connection()
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _MAX_CELL_BYTES)
+        connection.set_authorizer(_allow)
+        connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+        return connection
+
+    def _connection(self) -> sqlite3.Connection:
         if self.content is None:
             address = quote(str(self.path.absolute()))
             return sqlite3.connect(f"file:{address}?mode=ro&immutable=1", uri=True)

@@ -166,7 +166,9 @@ def _nvtx(database: Database, names: Names) -> tuple[_Part, int]:
 
 
 def nvtx_domains(database: Database) -> Mapping[tuple[int, int], str]:
-    """The name of each NVTX domain, by globalPid and domain id."""
+    """The name of each NVTX domain, by globalPid and domain id; none without NVTX."""
+    if NVTX not in database.tables():
+        return {}
     table = database.integers(NVTX, ("eventType",), ("globalTid", "textId", "domainId"))
     rows = np.flatnonzero(table["eventType"] == NVTX_DOMAIN)
     texts = _nvtx_names(database, {name: column[rows] for name, column in table.items()})
