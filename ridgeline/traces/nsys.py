@@ -153,8 +153,9 @@ def _ranks(found: AllEvents) -> list[tuple[int, int]]:
 
 
 def _belongs(found: AllEvents, ranks: list[tuple[int, int]], rank: int) -> Mask:
-    """Which events are of one rank: those of its device and process, those of its process on the
-    host, and for the first rank of a process, those on devices where it runs no kernel."""
+    """Which events are of one rank: those of its device and process; those of its process on the
+    host, but for calls that launched work on another of its devices; and for the first rank of a
+    process, those on devices where it runs no kernel."""
     device, process = ranks[rank]
     is_device = np.isin(found.events.kind, _DEVICE_ROWS)
     is_ours = found.process == process
@@ -163,7 +164,19 @@ def _belongs(found: AllEvents, ranks: list[tuple[int, int]], rank: int) -> Mask:
     is_here = found.events.device == device
     if device == own[0]:
         is_here |= ~np.isin(found.events.device, others)
-    return np.asarray(is_ours & (~is_device | is_here))
+    return np.asarray(
+        is_ours & np.where(is_device, is_here, ~_is_elsewhere(found, is_ours, device))
+    )
+
+
+def _is_elsewhere(found: AllEvents, is_ours: Mask, device: int) -> Mask:
+    """Which host events of a process launched work on other devices than this one, and only there:
+    a call and its work share a correlation."""
+    correlation = found.events.correlation
+    is_work = is_ours & np.isin(found.events.kind, DEVICE_KINDS) & (correlation != ABSENT)
+    is_here = found.events.device == device
+    only_there = np.setdiff1d(correlation[is_work & ~is_here], correlation[is_work & is_here])
+    return np.asarray(np.isin(correlation, only_there))
 
 
 def _notes(found: AllEvents, ranks: list[tuple[int, int]]) -> Iterator[str]:
@@ -177,7 +190,10 @@ def _notes(found: AllEvents, ranks: list[tuple[int, int]]) -> Iterator[str]:
     if found.num_open:
         yield f"{counted(found.num_open, 'NVTX range')} never ended: taken to the last one's end."
     if len({process for _, process in ranks}) < len(ranks):
-        yield "a process drives several devices: its host events stand in the recording of each."
+        yield (
+            "a process drives several devices: what it did for none of them in particular stands in"
+            " the recording of each."
+        )
     lost = ~np.isin(found.process, [process for _, process in ranks])
     if lost.any():
         yield f"{counted(int(lost.sum()), 'event')} of processes without a kernel are left out."

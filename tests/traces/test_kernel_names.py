@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ridgeline.traces.columns import DEVICE_KINDS
 from ridgeline.traces.kernel_kinds import KernelOp, Unit
@@ -67,6 +69,13 @@ def test_an_unknown_name_says_so() -> None:
 @pytest.mark.parametrize("name", ["", "_Z", "_ZN", "_ZN9999999abc", "<" * 50, "std::enable_if<"])
 def test_a_broken_name_is_unknown(name: str) -> None:
     assert not classify(name).is_known
+
+
+@given(st.text(max_size=200) | st.text(alphabet="_ZN:<>(){}[]void 019aI", max_size=200))
+def test_any_text_is_a_name(name: str) -> None:
+    kernel = classify(name)
+    assert kernel.name == name
+    assert kernel.is_known == (kernel.unit is not Unit.UNKNOWN)
 
 
 def test_a_long_name_takes_no_time() -> None:

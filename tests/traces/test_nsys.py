@@ -205,12 +205,16 @@ def test_graphs_traced_whole_keep_the_device_busy_and_are_said(tmp_path: Path) -
 def test_one_process_may_drive_two_devices(tmp_path: Path) -> None:
     export = Export()
     for device in (0, 1):
-        export.kernel("k", device, device + 10, device, 50)
+        export.kernel("k", device, device + 10, device, 50, correlationId=100 + device)
+        export.call(f"launch {device}", device, device + 1, 50, 100 + device)
     export.call("cudaLaunchKernel_ptsz_v7000", 0, 1, 50, 3)
     export.on_device(SYNC, 2, 3, 5, 50, streamId=2**32 - 1, syncType=4)
     first, second = read_nsys(export.write(tmp_path / "a.sqlite"))
-    assert [one[1] for one in _events(first)] == ["k", "Context Sync", "cudaLaunchKernel"]
-    assert [one[1] for one in _events(second)] == ["k", "cudaLaunchKernel"]
+    calls = [{one[1] for one in _events(recording)} for recording in (first, second)]
+    assert calls == [
+        {"k", "Context Sync", "cudaLaunchKernel", "launch 0"},
+        {"k", "cudaLaunchKernel", "launch 1"},
+    ]
     assert first.events.stream[first.events.where(Kind.SYNC)].tolist() == [ABSENT]
     assert "a process drives several devices" in first.notes[0]
 
