@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 Event = dict[str, object]
@@ -109,3 +110,25 @@ def training(rank: int = 0, num_steps: int = 3) -> list[Event]:
             copy(at + 120, 30 + rank, first + 3),
         ]  # fmt: skip
     return events
+
+
+_PIECES = (b'"', b"{", b"}", b"]", b",", b"\\", b"9" * 30, b"-1", b"1e18", b"null", b"\0", b"[]")
+
+
+def mutations(text: bytes, count: int, *, seed: int = 7) -> Iterator[bytes]:
+    """Copies of `text`, each damaged in one to four places, the same ones every time."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        damaged = bytearray(text)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(damaged))
+            match rng.randrange(4):
+                case 0:
+                    damaged[at] = rng.randrange(256)
+                case 1:
+                    del damaged[at : at + rng.randint(1, 40)]
+                case 2:
+                    damaged[at:at] = rng.choice(_PIECES)
+                case 3:
+                    damaged[at:at] = damaged[at : at + rng.randint(1, 200)]
+        yield bytes(damaged)

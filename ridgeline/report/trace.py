@@ -74,7 +74,7 @@ def _steps(console: Console, title: str, rank: RankTrace) -> None:
     grid(
         console,
         ["step", *SPLIT_HEADERS],
-        [[step.name, *split_cells(step.split)] for step in rank.steps],
+        [[shortened(step.name), *split_cells(step.split)] for step in rank.steps],
     )
 
 
@@ -165,8 +165,8 @@ def _gaps(console: Console, title: str, rank: RankTrace, top: int) -> None:
             gap.cause.value,
             shortened(gap.next, 40),
             shortened(gap.op, 32) or "-",
-            gap.call or "-",
-            *[gap.line or "-"] * has_lines,
+            shortened(gap.call) or "-",
+            *[shortened(gap.line, 100) or "-"] * has_lines,
         ]
         for gap in rank.gaps[:top]
     ]

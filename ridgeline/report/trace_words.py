@@ -6,7 +6,7 @@ from ridgeline.traces.fixes import Fix
 from ridgeline.traces.rank import IdleCause, RankTrace
 from ridgeline.traces.split import Split
 from ridgeline.traces.trace import Trace
-from ridgeline.units import counted, format_percent, format_time
+from ridgeline.units import counted, format_percent, format_time, printable
 
 _NS = 1e-9
 _MOST_INPUTS = 6
@@ -101,7 +101,10 @@ def _range(low: str, high: str) -> str:
 
 
 def shortened(text: str, length: int = 72) -> str:
-    """Text cut to `length`; C++ names keep their beginning, which says most."""
+    """Text that a terminal may print, cut to `length`; C++ names keep their beginning, which says
+    most.
+    """
+    text = printable(text)
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 

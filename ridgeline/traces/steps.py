@@ -41,6 +41,8 @@ def steps(recording: Recording, found: Launches) -> tuple[Step, ...]:
     firsts: dict[int, int] = {}
     for step, start_ns in zip(number[is_inside].tolist(), began[is_inside].tolist(), strict=True):
         firsts.setdefault(step, start_ns)  # events come in the order in which they start
+    if not firsts:
+        return ()
     numbers = sorted(firsts)
     starts = [firsts[n] for n in numbers]
     ends = [*starts[1:], int(events.end_ns[found.rows].max())]

@@ -1,14 +1,12 @@
 """The trace scanner against the same in Python: on what is whole, cut off, damaged or hostile."""
 
 import json
-import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recordings import document, training
+from recordings import document, mutations, training
 
 from ridgeline.native import scan as native
 from ridgeline.native.scan import COLUMNS, TABLES, End, Scan
@@ -16,7 +14,7 @@ from ridgeline.traces.scan import scan_in_python
 
 pytestmark = pytest.mark.skipif(not native.has_scanner(), reason="the scanner was not built")
 
-SEED, NUM_MUTATIONS = 7, 1500
+NUM_MUTATIONS = 1500
 
 
 def scanned(text: bytes, *, keeps_python: bool = False) -> Scan:
@@ -86,25 +84,6 @@ def test_both_read_the_same_of_a_file_cut_off(content: object, where: float) -> 
     found = scanned(cut)
     assert_same(found, scan_in_python(cut))
     assert found.end is End.CUT
-
-
-def mutations(text: bytes, count: int) -> Iterator[bytes]:
-    """Copies of `text`, each damaged in one to four places."""
-    random.seed(SEED)
-    for _ in range(count):
-        damaged = bytearray(text)
-        for _ in range(random.randint(1, 4)):
-            at = random.randrange(len(damaged))
-            match random.randrange(4):
-                case 0:
-                    damaged[at] = random.randrange(256)
-                case 1:
-                    del damaged[at : at + random.randint(1, 40)]
-                case 2:
-                    damaged[at:at] = random.choice([b'"', b"{", b"]", b"\\", b"9" * 30, b"\0"])
-                case 3:
-                    damaged[at:at] = damaged[at : at + random.randint(1, 200)]
-        yield bytes(damaged)
 
 
 def test_damaged_files_never_crash_it_and_both_read_the_same() -> None:
