@@ -66,6 +66,11 @@ CUDA_CORE_PRODUCTS: tuple[Block, ...] = (
         """,
     ),
     (
+        KernelOp.COPY,
+        Unit.CUDA_CORE,
+        r"(?i)im(\dd)?2col|col2im  # lays a convolution out as a matrix",
+    ),
+    (
         KernelOp.CONVOLUTION,
         Unit.CUDA_CORE,
         r"""
@@ -75,7 +80,6 @@ CUDA_CORE_PRODUCTS: tuple[Block, ...] = (
         (?i)depthwise|conv_depthwise|conv2d_grouped_direct|dgrad2d_grouped|wgrad2d_grouped  # by FMA
         (?i)winograd(?!.*(884|1688|16816))|convolve_common|conv1d_\w*fwd|causal_conv1d  # by FMA
         (?i)fft2d_|fft1d_|flip_filter|cf32|complex_conv  # a convolution by transform
-        (?i)im(\dd)?2col|col2im  # lays a convolution out as a matrix
         (?i)^miopenSp3|MIOpenConv|^gfx9_f\dx|naive_conv|_dpp\b  # MIOpen without MFMA
         """,
     ),
