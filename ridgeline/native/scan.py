@@ -15,13 +15,14 @@ from ridgeline.native.optional import POINTER, WORD, Signature, functions
 Text = bytes | bytearray | mmap
 """The bytes of a file, in memory or mapped."""
 
-_VERSION = 1
+_VERSION = 2
 _SIGNATURES: Mapping[str, Signature] = {
     "rl_scan_trace": (POINTER, (POINTER, WORD, WORD)),
     "rl_scan_number": (WORD, (POINTER, WORD)),
     "rl_scan_table_size": (WORD, (POINTER, WORD)),
     "rl_scan_table": (None, (POINTER, WORD, POINTER)),
     "rl_scan_column": (None, (POINTER, WORD, POINTER)),
+    "rl_scan_inputs": (None, (POINTER, WORD, POINTER, POINTER, POINTER)),
     "rl_scan_free": (None, (POINTER,)),
 }
 COLUMNS: Mapping[str, type[np.generic]] = {
@@ -134,3 +135,25 @@ def _table(library: ctypes.CDLL, handle: int, number: int, text: NDArray[np.uint
     library.rl_scan_table(handle, number, spans.ctypes.data)
     view = memoryview(text.data)
     return [bytes(view[start : start + n]) if start >= 0 else b"" for start, n in spans.tolist()]
+
+
+def inputs_digests(
+    data: Text, start: NDArray[np.int64], nbytes: NDArray[np.int64]
+) -> NDArray[np.uint64] | None:
+    """For each of the objects at these places in `data`, a number that is equal where the inputs
+    that torch.profiler recorded are written alike, and else is not (but for one in 2**64); None
+    where the scanner was not built.
+    """
+    library = _library()
+    if library is None:
+        return None
+    within = (start >= 0) & (nbytes >= 0) & (nbytes <= len(data)) & (start <= len(data) - nbytes)
+    if not within.all():
+        raise ValueError("an object lies outside the text.")
+    text = np.frombuffer(data, np.uint8)
+    places = [np.ascontiguousarray(a, np.int64) for a in (start, nbytes)]
+    digests = np.empty(len(start), np.uint64)
+    library.rl_scan_inputs(
+        text.ctypes.data, len(start), *(a.ctypes.data for a in places), digests.ctypes.data
+    )
+    return digests

@@ -17,7 +17,7 @@ takes it. What a reader fills in:
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,17 @@ class Arguments(Protocol):
 
     def decode(self, start: int, nbytes: int) -> Mapping[str, Json]:
         """The arguments at the place that the columns `args_start` and `args_nbytes` name."""
+        ...
+
+
+@runtime_checkable
+class Digests(Protocol):
+    """Tells apart what many events were given without reading it; what `arguments` may also do."""
+
+    def digests(
+        self, start: NDArray[np.int64], nbytes: NDArray[np.int64]
+    ) -> NDArray[np.uint64] | None:
+        """Numbers that are equal where the inputs of operators are; None where it cannot tell."""
         ...
 
 

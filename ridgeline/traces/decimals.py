@@ -42,7 +42,8 @@ def _times_ten(mantissa: int, exponent: int) -> int:
 def nanoseconds(text: bytes) -> int | None:
     """Microseconds as nanoseconds; None where `text` is no such time."""
     whole, point, fraction = text.partition(b".")
-    if len(text) < 16 and whole.isdigit() and (fraction.isdigit() or not point):
+    if len(text) <= 17 and whole.isdigit() and (fraction.isdigit() or not point):
         if len(fraction) <= 3:  # as nearly all are written
-            return int(whole) * 1000 + int(fraction.ljust(3, b"0"))
+            value = int(whole) * 1000 + int(fraction.ljust(3, b"0"))
+            return value if value <= MAX_TIME_NS else None
     return scaled_decimal(text, 3, MAX_TIME_NS)

@@ -137,7 +137,9 @@ def gaps(recording: Recording, busy: Intervals, found: Launches) -> Gaps:
     late = np.where(calls == ABSENT, 0, events.end_ns[calls]) > start
     cause = np.full(len(start), _CAUSES.index(Cause.DEVICE), np.uint8)
     cause[end - start <= LATENCY_NS] = _CAUSES.index(Cause.LATENCY)
-    previous = np.maximum(place - 1, 0)
+    ends = events.end_ns[found.rows]
+    by_end = np.argsort(ends, kind="stable")
+    previous = by_end[np.searchsorted(ends[by_end], start, side="left")]
     is_graph = _is_named(recording, _GRAPH_LAUNCH)[events.name[calls]] & (calls != ABSENT)
     cause[is_graph & ~late & (found.calls[previous] == calls)] = _CAUSES.index(Cause.GRAPH)
     blocking = np.full(len(start), ABSENT, np.intp)

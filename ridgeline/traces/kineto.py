@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import TraceError
-from ridgeline.native.scan import End, Scan, Text
+from ridgeline.native.scan import End, Scan, Text, inputs_digests
 from ridgeline.traces.columns import (
     DTYPES,
     Device,
@@ -79,6 +79,12 @@ class JsonArguments:
         text = bytes(self.data[start : start + nbytes])
         found = parse(text)
         return found if isinstance(found, dict) else {}
+
+    def digests(
+        self, start: NDArray[np.int64], nbytes: NDArray[np.int64]
+    ) -> NDArray[np.uint64] | None:
+        """Numbers that are equal where operators' inputs are; None without the built scanner."""
+        return inputs_digests(self.data, start, nbytes)
 
 
 def parse(text: bytes) -> Json:

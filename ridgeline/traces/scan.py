@@ -158,6 +158,8 @@ class _Collector:
 
 def _id(text: msgspec.Raw, limit: int) -> int:
     written = bytes(text)
+    if not written:
+        return ABSENT
     if len(written) < 10 and written.isdigit():
         return int(written)
     value = scaled_decimal(written, 0, limit)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ridgeline.traces.columns import ABSENT, Json, Kind, Recording
+from ridgeline.traces.columns import ABSENT, Digests, Json, Kind, Recording
 from ridgeline.traces.intervals import Times
 from ridgeline.traces.launches import Launches
 from ridgeline.traces.nesting import Rows, innermost
@@ -141,16 +141,24 @@ def operator_uses(recording: Recording, found: Launches) -> tuple[OperatorUse, .
     known = found.ops != ABSENT
     ops, place = np.unique(found.ops[known], return_inverse=True)
     duration = recording.events.duration_ns[found.rows]
-    spent = np.bincount(place, weights=duration[known], minlength=len(ops)).astype(np.int64)
-    kernels = np.bincount(place, minlength=len(ops))
     is_transfer = np.array([_TRANSFER.search(name) is not None for name in recording.names], bool)
     moved = is_transfer[recording.events.name[found.rows[known]]]
-    transfers = np.bincount(place, weights=moved, minlength=len(ops)).astype(np.int64)
+    per_op = np.stack(
+        [
+            np.ones(len(ops), np.int64),
+            np.bincount(place, minlength=len(ops)),
+            np.bincount(place, weights=moved, minlength=len(ops)).astype(np.int64),
+            np.bincount(place, weights=duration[known], minlength=len(ops)).astype(np.int64),
+        ],
+        axis=1,
+    )
+    alike, first = _alike(recording, ops)
+    groups = np.zeros((len(first), 4), np.int64)
+    np.add.at(groups, alike, per_op)
     sums: dict[tuple[str, tuple[Input, ...]], list[int]] = {}
-    columns = (ops.tolist(), kernels.tolist(), transfers.tolist(), spent.tolist())
-    for op, *added in zip(*columns, strict=True):
+    for op, added in zip(ops[first].tolist(), groups.tolist(), strict=True):
         total = sums.setdefault((recording.name_of(op), inputs_of(recording, op)), [0] * 4)
-        for index, value in enumerate((1, *added)):
+        for index, value in enumerate(added):
             total[index] += value
     whole_ns = max(1, int(duration.sum()))
     uses = [
@@ -166,6 +174,27 @@ def operator_uses(recording: Recording, found: Launches) -> tuple[OperatorUse, .
         for (name, inputs), (count, num, moved_count, total_ns) in sums.items()
     ]
     return tuple(sorted(uses, key=lambda use: -use.total_ns))
+
+
+def _alike(recording: Recording, ops: Rows) -> tuple[Rows, Rows]:
+    """The group of each operator: those in one have the same name and inputs, though there may be
+    two groups of one kind; and one member of each group.
+    """
+    events = recording.events
+    has_args = events.args_start[ops] != ABSENT
+    digest = np.arange(len(ops), dtype=np.uint64)
+    if isinstance(recording.arguments, Digests):
+        start, nbytes = events.args_start[ops[has_args]], events.args_nbytes[ops[has_args]]
+        found = recording.arguments.digests(start, nbytes)
+        if found is not None:
+            digest[has_args], digest[~has_args] = found, 0
+    order = np.lexsort((digest, events.name[ops]))
+    is_new = np.ones(len(ops), bool)
+    is_new[1:] = np.diff(events.name[ops][order]) != 0
+    is_new[1:] |= digest[order][1:] != digest[order][:-1]
+    group = np.empty(len(ops), np.intp)
+    group[order] = np.cumsum(is_new) - 1
+    return group, order[is_new]
 
 
 def inputs_of(recording: Recording, row: int) -> tuple[Input, ...]:

@@ -58,6 +58,12 @@ def test_a_gap_within_one_graph_launch_is_its_own(tmp_path: Path) -> None:
     assert gap.cause is Cause.GRAPH
 
 
+def test_what_ran_before_a_gap_is_what_ended_last(tmp_path: Path) -> None:
+    short = [call("cudaLaunchKernel", 1, 5, 3), kernel("short", 20, 5, 3, stream=20)]
+    (gap,) = found(tmp_path, [*FIRST, *short, LATE, SECOND]).gaps
+    assert (gap.previous, gap.next) == ("first", "second")
+
+
 def test_waiting_on_another_thread_is_no_cause(tmp_path: Path) -> None:
     other = call("cudaStreamSynchronize", 20, 100, 9, tid=99)
     (gap,) = found(tmp_path, [*FIRST, other, LATE, SECOND]).gaps

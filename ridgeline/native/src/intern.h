@@ -8,6 +8,22 @@
 
 namespace rl {
 
+inline uint64_t hash_of(Span text, uint64_t seed = 0) {
+    constexpr uint64_t FACTOR = 0x9E3779B97F4A7C15ull;
+    uint64_t hash = seed ^ text.nbytes() * FACTOR;
+    const char* at = text.first;
+    for (; text.last - at >= 8; at += 8) {
+        uint64_t word;
+        std::memcpy(&word, at, 8);
+        hash = (hash ^ word) * FACTOR;
+        hash ^= hash >> 32;
+    }
+    uint64_t word = 0;
+    if (at != text.last) std::memcpy(&word, at, text.last - at);
+    hash = (hash ^ word) * FACTOR;
+    return hash ^ hash >> 29;
+}
+
 // The text stays where it is: it must outlive the table.
 class Interned {
 public:
@@ -30,22 +46,6 @@ public:
 private:
     std::vector<int32_t> slots_ = std::vector<int32_t>(64, -1);
     std::vector<uint64_t> hashes_;
-
-    static uint64_t hash_of(Span text) {
-        constexpr uint64_t FACTOR = 0x9E3779B97F4A7C15ull;
-        uint64_t hash = text.nbytes() * FACTOR;
-        const char* at = text.first;
-        for (; text.last - at >= 8; at += 8) {
-            uint64_t word;
-            std::memcpy(&word, at, 8);
-            hash = (hash ^ word) * FACTOR;
-            hash ^= hash >> 32;
-        }
-        uint64_t word = 0;
-        if (at != text.last) std::memcpy(&word, at, text.last - at);
-        hash = (hash ^ word) * FACTOR;
-        return hash ^ hash >> 29;
-    }
 
     void grow() {
         slots_.assign(slots_.size() * 2, -1);

@@ -12,7 +12,7 @@
 namespace rl {
 namespace {
 
-constexpr int64_t SCAN_VERSION = 1;
+constexpr int64_t SCAN_VERSION = 2;
 constexpr int64_t ABSENT = -1;
 constexpr int64_t MAX_DURATION_NS = int64_t(1) << 53;  // 104 days: what sums of events can bear
 constexpr size_t MAX_HEADER = 1024;
@@ -173,6 +173,22 @@ Found read_file(Cursor& cursor, Scan& scan) {
     });
 }
 
+// A number that is the same for the same members "Input ..." and "Concrete Inputs" of an object.
+uint64_t inputs_digest(const char* data, int64_t nbytes) {
+    uint64_t digest = 0;
+    Cursor cursor(data, nbytes);
+    members(cursor, [&](Span key, Cursor& at) {
+        Span value;
+        const Found found = at.value(value);
+        const bool is_chosen = key.nbytes() > 6 && (!std::memcmp(key.first, "Input ", 6) ||
+                                                    key.is("Concrete Inputs", 15));
+        // a sum, for the members come in any order
+        if (is_chosen) digest += hash_of(value, hash_of(key));
+        return found;
+    });
+    return digest;
+}
+
 const std::vector<Span>& table_of(const Scan& scan, int64_t table) {
     const std::vector<Span>* const tables[] = {&scan.names.spans, &scan.categories.spans,
                                                &scan.processes.spans, &scan.threads.spans, &scan.header};
@@ -248,6 +264,12 @@ void rl_scan_column(void* scan, int64_t column, void* target) {
         case 11: return move(found.args_start, target);
         case 12: return move(found.args_nbytes, target);
     }
+}
+
+// For each of `count` objects in `data`, a number that tells its inputs from others; 0 without any.
+void rl_scan_inputs(const char* data, int64_t count, const int64_t* start, const int64_t* nbytes,
+                    uint64_t* digest) {
+    for (int64_t i = 0; i < count; ++i) digest[i] = inputs_digest(data + start[i], nbytes[i]);
 }
 
 void rl_scan_free(void* scan) { delete static_cast<Scan*>(scan); }
