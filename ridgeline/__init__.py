@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         MissingExtra,
         RidgelineError,
         TargetError,
+        TraceError,
         UnsupportedOp,
     )
     from ridgeline.frontends import Request, capture, capture_target
@@ -44,6 +45,7 @@ __all__ = [
     "Request",
     "RidgelineError",
     "TargetError",
+    "TraceError",
     "UnsupportedOp",
     "__version__",
     "breakdown",
@@ -67,6 +69,7 @@ _MODULES = {
     "MissingExtra": "ridgeline.errors",
     "RidgelineError": "ridgeline.errors",
     "TargetError": "ridgeline.errors",
+    "TraceError": "ridgeline.errors",
     "UnsupportedOp": "ridgeline.errors",
     "Estimate": "ridgeline.cost",
     "Graph": "ridgeline.graph",

@@ -31,5 +31,9 @@ class BackendError(RidgelineError, RuntimeError):
     """A backend that cannot take a graph, or that fails while compiling or running it."""
 
 
+class TraceError(RidgelineError, ValueError):
+    """A recording that is missing, empty, damaged or of no known kind."""
+
+
 class MissingExtra(RidgelineError, ImportError):
     """A feature whose optional dependency is not installed."""

@@ -24,6 +24,7 @@ PUBLIC_NAMES = {
     "Request",
     "RidgelineError",
     "TargetError",
+    "TraceError",
     "UnsupportedOp",
     "__version__",
     "breakdown",

@@ -102,6 +102,7 @@ def inspect_command(
 
         print(to_json(readings))
         return
-    from ridgeline.report.table import console_on, print_readings
+    from ridgeline.report.console import console_on
+    from ridgeline.report.table import print_readings
 
     print_readings(console_on(sys.stdout), readings, top=top, has_op_list=op_list)

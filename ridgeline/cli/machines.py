@@ -29,8 +29,8 @@ def list_command(
     ridgeline machines list
     """
     from ridgeline.machines import load, names
+    from ridgeline.report.console import console_on
     from ridgeline.report.machines import machines_json, print_machines
-    from ridgeline.report.table import console_on
 
     found = [load(name) for name in names()]
     if as_json:
@@ -55,8 +55,8 @@ def show_command(
     ridgeline machines show H100 --toml > mine.toml
     """
     from ridgeline.machines import load, to_toml
+    from ridgeline.report.console import console_on
     from ridgeline.report.machines import print_machine
-    from ridgeline.report.table import console_on
 
     machine = load(name)
     if as_toml:
@@ -77,8 +77,8 @@ def calibrate_command(
     from ridgeline.machines import save_this
     from ridgeline.machines.calibrate import calibrate
     from ridgeline.machines.registry import require_this_place
+    from ridgeline.report.console import console_on
     from ridgeline.report.machines import print_machine
-    from ridgeline.report.table import console_on
 
     require_this_place()
     machine: Machine = calibrate(threads=threads, seconds=seconds, progress=_show_progress)

@@ -43,6 +43,11 @@ _COMMANDS = {
         "profile_command",
         "Where the time really goes, measured on this machine.",
     ),
+    "trace": (
+        "trace",
+        "trace_command",
+        "Where the time went in what a machine recorded.",
+    ),
     "optimize": (
         "optimize",
         "optimize_command",

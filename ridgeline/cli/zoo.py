@@ -30,7 +30,7 @@ def zoo_command(
         ]
         print(json.dumps(records, indent=1))
         return
-    from ridgeline.report.table import console_on, grid
+    from ridgeline.report.console import console_on, grid
     from ridgeline.units import format_count
 
     rows = [

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from ridgeline.machines import Ceiling, Machine, Rate
-from ridgeline.report.table import grid, line
+from ridgeline.report.console import grid, line
 from ridgeline.units import format_bytes, format_count, format_percent, format_time
 
 _LISTED = ("fp32", "bf16", "fp8")

@@ -9,9 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ridgeline.passes.placement import Placement
+from ridgeline.report.console import console_on
 from ridgeline.report.markup import Html, element
 from ridgeline.report.page import Cell, Page, Section, definitions, render, table
-from ridgeline.report.table import console_on
 from ridgeline.units import format_bytes, format_percent, format_time, significant
 
 _LANE, _BAR, _LEFT, _WIDTH = 44, 26, 90, 1100

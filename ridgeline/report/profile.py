@@ -7,6 +7,7 @@ from rich.console import Console
 
 from ridgeline.machines import Ceiling
 from ridgeline.profile import Gap, KindProfile, NodeProfile, Profile, compare
+from ridgeline.report.console import console_on, grid, line
 from ridgeline.report.profile_words import (
     notes,
     remedy,
@@ -15,7 +16,6 @@ from ridgeline.report.profile_words import (
     totals_of,
     verdict,
 )
-from ridgeline.report.table import console_on, grid, line
 from ridgeline.report.verdict import advice_line
 from ridgeline.units import format_percent, format_rate, format_time
 

@@ -8,8 +8,8 @@ from ridgeline.backends.measure import ENOUGH_CLEAN
 from ridgeline.backends.result import Optimized, Step
 from ridgeline.machines import Machine
 from ridgeline.passes.fuse import fuse
+from ridgeline.report.console import console_on, grid, line
 from ridgeline.report.fusion import fusion_line
-from ridgeline.report.table import console_on, grid, line
 from ridgeline.units import format_percent, format_time, significant
 
 _BAR_WIDTH = 28

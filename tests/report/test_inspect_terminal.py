@@ -11,8 +11,9 @@ from ridgeline.cost.advice import Change, advise, predict
 from ridgeline.frontends import capture
 from ridgeline.graph import Graph, Phase
 from ridgeline.machines import KERNEL_FEATURES, Ceiling, Kernel, Machine
+from ridgeline.report.console import console_on, line
 from ridgeline.report.reading import Reading, by_module, by_op, read
-from ridgeline.report.table import console_on, line, print_readings
+from ridgeline.report.table import print_readings
 from ridgeline.report.verdict import advice_line, verdict
 
 # By hand: a product is 2 * 4096 * 1024 * 1024 = 8.59 GFLOP, 0.859 ms at 10 TFLOP/s, and 1 µs to

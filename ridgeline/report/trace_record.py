@@ -1,0 +1,105 @@
+"""The JSON record of a trace. Its keys are stable: people script against them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from ridgeline.report.trace_words import notes, slowest, verdict
+from ridgeline.traces.rank import IdleCause, NamedGap, RankTrace
+from ridgeline.traces.split import Split
+from ridgeline.traces.trace import Trace
+from ridgeline.traces.usage import KernelUse
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+if TYPE_CHECKING:
+    from ridgeline.traces.work import OperatorWork, Work
+
+SCHEMA = 1
+
+
+def trace_json(trace: Trace, work: "Work | None" = None) -> str:
+    """The record as one JSON object, `work` beside it where it is given."""
+    found = record(trace) if work is None else {**record(trace), "work": _work(work)}
+    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+
+
+def record(trace: Trace) -> dict[str, Json]:
+    """Everything a trace shows, as plain values. What stands beside `ranks` is of the rank whose
+    recording is the longest.
+    """
+    rank = slowest(trace.ranks)
+    return {
+        "schema": SCHEMA,
+        "verdict": verdict(trace),
+        "notes": notes(trace),
+        "ranks": [_rank(rank) for rank in trace.ranks],
+        "idle_causes": [_cause(cause) for cause in rank.idle_causes],
+        "gaps": [_gap(gap) for gap in rank.gaps],
+        "fixes": [asdict(fix) for fix in rank.fixes],
+        "kernels": [_kernel(use) for use in rank.kernels],
+        "operators": [{**asdict(use), "shapes": use.shapes} for use in rank.operators],
+        "launches": asdict(rank.launches) if rank.launches else None,
+    }
+
+
+def _rank(rank: RankTrace) -> dict[str, Json]:
+    return {
+        "rank": rank.rank,
+        "world_size": rank.world_size,
+        "source": rank.source,
+        "devices": [asdict(device) for device in rank.devices],
+        "num_events": rank.num_recorded,
+        "base_time_ns": rank.base_time_ns,
+        **_split(rank.split),
+        "steps": [{"name": step.name, **_split(step.split)} for step in rank.steps],
+        "idle_causes": [_cause(cause) for cause in rank.idle_causes],
+        "fixes": [asdict(fix) for fix in rank.fixes],
+    }
+
+
+def _split(split: Split) -> dict[str, Json]:
+    return {**asdict(split), "overlap_share": split.overlap_share}
+
+
+def _cause(cause: IdleCause) -> dict[str, Json]:
+    return {
+        "cause": cause.cause.value,
+        "idle_ns": cause.idle_ns,
+        "num_gaps": cause.num_gaps,
+        "share": cause.share,
+    }
+
+
+def _gap(gap: NamedGap) -> dict[str, Json]:
+    return {**asdict(gap), "cause": gap.cause.value}
+
+
+def _kernel(use: KernelUse) -> dict[str, Json]:
+    return {**asdict(use), "kind": use.kind.name.lower(), "mean_ns": use.mean_ns}
+
+
+def _work(work: "Work") -> dict[str, Json]:
+    return {
+        "machine": work.machine.id,
+        "flops": work.flops,
+        "counted_ns": work.counted_ns,
+        "uncounted_ns": work.uncounted_ns,
+        "operators": [_operator_work(one) for one in work.operators],
+    }
+
+
+def _operator_work(one: "OperatorWork") -> dict[str, Json]:
+    return {
+        "name": one.use.name,
+        "shapes": one.use.shapes,
+        "dtype": one.dtype,
+        "count": one.use.count,
+        "total_ns": one.use.total_ns,
+        **asdict(one.cost),
+        "flops_per_s": one.flops_per_s,
+        "bytes_per_s": one.bytes_per_s,
+        "datasheet_fraction": one.datasheet_fraction,
+        "achievable_fraction": one.achievable_fraction,
+    }

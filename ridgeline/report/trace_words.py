@@ -1,0 +1,138 @@
+"""The sentences and cells of a trace's report."""
+
+from collections.abc import Sequence
+
+from ridgeline.traces.fixes import Fix
+from ridgeline.traces.rank import IdleCause, RankTrace
+from ridgeline.traces.split import Split
+from ridgeline.traces.trace import Trace
+from ridgeline.units import counted, format_percent, format_time, printable
+
+_NS = 1e-9
+_MOST_INPUTS = 6
+
+
+def time_of(ns: float) -> str:
+    """Nanoseconds as people read them."""
+    return format_time(ns * _NS)
+
+
+def share_of(part_ns: int, whole_ns: int) -> str:
+    """A share; "-" of nothing."""
+    return format_percent(part_ns / whole_ns) if whole_ns else "-"
+
+
+def verdict(trace: Trace) -> str:
+    """One sentence: how busy the device was, and what kept it from being so."""
+    rank = slowest(trace.ranks)
+    split = rank.split
+    where = f"{counted(len(trace.ranks), 'rank')}, the longest " if len(trace.ranks) > 1 else ""
+    parts = [
+        f"{where}{time_of(split.span_ns)}: device busy {share_of(split.busy_ns, split.span_ns)}",
+        f"compute {share_of(split.compute_ns, split.span_ns)}",
+    ]
+    if split.communication_ns:
+        exposed = share_of(split.exposed_communication_ns, split.span_ns)
+        parts.append(f"exposed communication {exposed}")
+    idle = f"idle {share_of(split.idle_ns, split.span_ns)}"
+    causes = ", ".join(cause_words(cause) for cause in rank.idle_causes[:3] if cause.share >= 0.01)
+    return f"{', '.join(parts)}; {idle}{f' ({causes})' if causes else ''}."
+
+
+def cause_words(cause: IdleCause) -> str:
+    """ "host-bound launch 61%"."""
+    return f"{cause.cause.value} {format_percent(cause.share)}"
+
+
+def slowest(ranks: Sequence[RankTrace]) -> RankTrace:
+    """The rank whose recording spans the longest time."""
+    return max(ranks, key=lambda rank: rank.split.span_ns)
+
+
+def rank_name(rank: RankTrace) -> str:
+    """ "3" or, where the recording does not say, "-"."""
+    return "-" if rank.rank is None else str(rank.rank)
+
+
+def device_name(rank: RankTrace) -> str:
+    """The devices that the rank used, as the recording names them."""
+    names = dict.fromkeys(device.name or f"device {device.id}" for device in rank.devices)
+    return ", ".join(names) or "a device that the recording does not name"
+
+
+def split_cells(split: Split) -> list[str]:
+    """The cells of a row of `SPLIT_HEADERS`."""
+    span = split.span_ns
+    overlap = split.overlap_share
+    return [
+        time_of(span),
+        share_of(split.compute_ns, span),
+        share_of(split.exposed_communication_ns, span),
+        share_of(split.memory_ns, span),
+        share_of(split.idle_ns, span),
+        time_of(split.communication_ns) if split.communication_ns else "-",
+        "-" if overlap is None else format_percent(overlap),
+    ]
+
+
+SPLIT_HEADERS = [
+    "span",
+    "compute",
+    "exposed comm.",
+    "memory",
+    "idle",
+    "communication",
+    "overlapped",
+]
+
+
+def span_range(fix: Fix, span_ns: int) -> list[str]:
+    """The cells of a fix: gain, its share of the span, and the span that is left."""
+    low, high = fix.low_ns, fix.high_ns
+    return [
+        _range(time_of(low), time_of(high)),
+        _range(share_of(low, span_ns), share_of(high, span_ns)),
+        _range(time_of(span_ns - high), time_of(span_ns - low)),
+    ]
+
+
+def _range(low: str, high: str) -> str:
+    return low if low == high else f"{low} to {high}"
+
+
+def shortened(text: str, length: int = 72) -> str:
+    """Text that a terminal may print, cut to `length`; C++ names keep their beginning, which says
+    most.
+    """
+    text = printable(text)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def shorter_shapes(shapes: str) -> str:
+    """The first shapes of an operator's inputs, and how many more there are."""
+    parts = shapes.split("] ")
+    if len(parts) <= _MOST_INPUTS:
+        return shapes
+    return f"{'] '.join(parts[:_MOST_INPUTS])}] and {len(parts) - _MOST_INPUTS} more"
+
+
+def notes(trace: Trace) -> list[str]:
+    """What is missing or partial, once each; with the rank where there are several."""
+    if len(trace.ranks) == 1:
+        return list(trace.ranks[0].notes)
+    found: dict[str, list[str]] = {}
+    for rank in trace.ranks:
+        for note in rank.notes:
+            found.setdefault(note, []).append(rank_name(rank))
+    return [
+        note if len(ranks) == len(trace.ranks) else f"rank {', '.join(ranks)}: {note}"
+        for note, ranks in found.items()
+    ]
+
+
+DEFINITIONS = (
+    "Span: from the first event on the device to the last. Busy: anything runs, on any stream. "
+    "Compute: any kernel but communication. Exposed communication: communication while neither "
+    "another kernel nor a fill runs. Memory: only copies or fills. Overlapped: the share of "
+    "communication during which compute runs."
+)

@@ -1,0 +1,1 @@
+"""What a machine recorded, as columns, and what they say: where the time went and why it idled."""

@@ -1,0 +1,109 @@
+"""The bytes of a file: mapped, or inflated as far as it goes."""
+
+import mmap
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+from ridgeline.errors import TraceError
+from ridgeline.native.scan import Text
+from ridgeline.units import format_bytes
+
+_GZIP = b"\x1f\x8b"
+_CHUNK_BYTES = 4 * 2**20
+_MEMINFO = Path("/proc/meminfo")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileText:
+    """What is in a file. notes: what is not, because the file is cut off or damaged."""
+
+    data: Text
+    notes: tuple[str, ...] = ()
+
+
+def read_file(path: Path) -> FileText:
+    """The content of the file at `path`, inflated where it is compressed. Raises TraceError where
+    it is missing, a folder, empty, or would not fit into memory.
+    """
+    try:
+        with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                raise TraceError(f"{path} is empty.")
+            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise TraceError(f"cannot read {path}: {getattr(error, 'strerror', error)}.") from None
+    return _inflated(path, text) if text[:2] == _GZIP else FileText(data=text)
+
+
+def _inflated(path: Path, packed: mmap.mmap) -> FileText:
+    content, limit = bytearray(), _available_bytes()
+    at, notes = 0, []
+    try:
+        while packed[at : at + 2] == _GZIP:  # there may be several members
+            at += _inflate_member(path, packed, at, content, limit)
+    except EOFError:
+        notes.append("the compressed file is cut off")
+    except zlib.error as error:
+        notes.append(f"the compressed file is damaged ({error})")
+    if not content:
+        raise TraceError(f"{path} holds nothing: {notes[0] if notes else 'it is empty'}.")
+    return FileText(data=content, notes=tuple(notes))
+
+
+def _inflate_member(
+    path: Path, packed: mmap.mmap, start: int, content: bytearray, limit: int
+) -> int:
+    """Appends what the member at `start` holds; bytes that it took. Raises EOFError where it is
+    cut off.
+    """
+    (stream, failure), at = decompressor(), start
+    while not stream.eof:
+        chunk = packed[at : at + _CHUNK_BYTES]
+        if not chunk:
+            raise EOFError
+        at += len(chunk)
+        # bounded: a megabyte of zeros a thousand times over takes a kilobyte
+        while chunk and not stream.eof:
+            try:
+                content += stream.decompress(chunk, _CHUNK_BYTES)
+            except failure as error:
+                raise zlib.error(str(error)) from None
+            chunk = stream.unconsumed_tail
+            if len(content) > limit:
+                raise TraceError(
+                    f"{path} inflates to more than the {format_bytes(limit)} of memory that are "
+                    "free here; read it on a machine with more, or record fewer steps."
+                )
+    return at - len(stream.unused_data) - start
+
+
+class Decompressor(Protocol):
+    """What `zlib.decompressobj` gives."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    @property
+    def unconsumed_tail(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+def decompressor() -> tuple[Decompressor, type[Exception]]:
+    """What inflates gzip, and what it raises; ISA-L's where it is installed, twice as fast."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.decompressobj(31), zlib.error
+    return isal_zlib.decompressobj(31), cast(type[Exception], isal_zlib.error)  # as it is
+
+
+def _available_bytes() -> int:
+    """Memory that can be had here; without limit where the system does not tell."""
+    if not _MEMINFO.is_file():
+        return 2**62
+    fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
+    return int(fields.get("MemAvailable", f"{2**52} kB").split()[0]) * 1024

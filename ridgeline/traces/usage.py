@@ -1,0 +1,225 @@
+"""What took the device's time: by kernel, and by the operators that launched them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ridgeline.traces.columns import ABSENT, Digests, Json, Kind, Recording
+from ridgeline.traces.intervals import Times
+from ridgeline.traces.launches import Launches
+from ridgeline.traces.nesting import Rows, innermost
+
+_TRANSFER = re.compile(r"Memcpy (?:HtoD|DtoH)|CopyHostToDevice|CopyDeviceToHost")
+MODULE_PREFIX = "nn.Module: "
+"""How torch.profiler calls the ranges of modules, with_modules or with_stack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelUse:
+    """All runs of the kernels of one name. share: of the time of all events on the device. op,
+    shapes, module: of the operator that spent most on it; "" where they were not recorded.
+    """
+
+    name: str
+    kind: Kind
+    count: int
+    total_ns: int
+    min_ns: int
+    max_ns: int
+    share: float
+    op: str
+    shapes: str
+    module: str
+
+    @property
+    def mean_ns(self) -> float:
+        """The time of one run."""
+        return self.total_ns / self.count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """An argument of an operator as it was recorded. shape: empty of a number as well; type: of a
+    tensor in the recorder's words, Scalar and ScalarList of others, "" of None; value: of those.
+    """
+
+    shape: tuple[int, ...]
+    type: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatorUse:
+    """All runs of one operator on inputs of the same shapes and types. num_kernels: events on the
+    device that they launched, total_ns: their time, share: of that of all events on the device.
+    num_transfers: copies between host and device among them.
+    """
+
+    name: str
+    inputs: tuple[Input, ...]
+    count: int
+    num_kernels: int
+    num_transfers: int
+    total_ns: int
+    share: float
+
+    @property
+    def shapes(self) -> str:
+        """Of the tensors among the inputs: "[64, 512] [512, 128]"."""
+        return shapes_words(self.inputs)
+
+
+def kernel_uses(recording: Recording, found: Launches) -> tuple[KernelUse, ...]:
+    """Every kernel, copy and fill by name, the one that took longest first."""
+    events = recording.events
+    modules = _modules(recording, found)
+    duration = events.duration_ns[found.rows]
+    names = events.name[found.rows]
+    order = np.lexsort((duration, names))
+    firsts = np.flatnonzero(np.diff(names[order], prepend=ABSENT))
+    lasts = np.append(firsts[1:], len(order)) - 1
+    totals = np.add.reduceat(duration[order], firsts) if len(order) else duration
+    whole_ns = max(1, int(duration.sum()))
+    uses = []
+    for first, last, total_ns in zip(firsts.tolist(), lasts.tolist(), totals.tolist(), strict=True):
+        mine = order[first : last + 1]
+        op = _dearest(recording, found, mine, duration)
+        row = int(found.rows[mine[0]])
+        uses.append(
+            KernelUse(
+                name=recording.name_of(row),
+                kind=Kind(int(events.kind[row])),
+                count=len(mine),
+                total_ns=total_ns,
+                min_ns=int(duration[mine[0]]),
+                max_ns=int(duration[mine[-1]]),
+                share=total_ns / whole_ns,
+                op="" if op == ABSENT else recording.name_of(int(found.ops[op])),
+                shapes="" if op == ABSENT else _shapes_at(recording, int(found.ops[op])),
+                module="" if op == ABSENT else _module_name(recording, int(modules[op])),
+            )
+        )
+    return tuple(sorted(uses, key=lambda use: -use.total_ns))
+
+
+def _dearest(recording: Recording, found: Launches, mine: Rows, duration: Times) -> int:
+    """Of these events, the longest one of the operator that spent most on them; ABSENT where none
+    has an operator.
+    """
+    known = mine[found.ops[mine] != ABSENT]
+    if not len(known):
+        return ABSENT
+    names, place = np.unique(recording.events.name[found.ops[known]], return_inverse=True)
+    spent = np.bincount(place, weights=duration[known], minlength=len(names))
+    of_dearest = known[place == int(spent.argmax())]
+    return int(of_dearest[duration[of_dearest].argmax()])
+
+
+def _modules(recording: Recording, found: Launches) -> Rows:
+    """The row of the nn.Module around each launch; ABSENT where none was recorded."""
+    events = recording.events
+    is_module = np.array([name.startswith(MODULE_PREFIX) for name in recording.names], bool)
+    calls = events.where(Kind.PYTHON)
+    calls = calls[is_module[events.name[calls]]]
+    modules = np.full(len(found.rows), ABSENT, np.intp)
+    known = found.calls != ABSENT
+    if len(calls):
+        modules[known] = innermost(events, calls, found.calls[known])
+    return modules
+
+
+def _module_name(recording: Recording, row: int) -> str:
+    return "" if row == ABSENT else recording.name_of(row).removeprefix(MODULE_PREFIX)
+
+
+def operator_uses(recording: Recording, found: Launches) -> tuple[OperatorUse, ...]:
+    """Every operator that launched work, by the shapes and types of its inputs, the one whose work
+    took longest first.
+    """
+    known = found.ops != ABSENT
+    ops, place = np.unique(found.ops[known], return_inverse=True)
+    duration = recording.events.duration_ns[found.rows]
+    is_transfer = np.array([_TRANSFER.search(name) is not None for name in recording.names], bool)
+    moved = is_transfer[recording.events.name[found.rows[known]]]
+    per_op = np.stack(
+        [
+            np.ones(len(ops), np.int64),
+            np.bincount(place, minlength=len(ops)),
+            np.bincount(place, weights=moved, minlength=len(ops)).astype(np.int64),
+            np.bincount(place, weights=duration[known], minlength=len(ops)).astype(np.int64),
+        ],
+        axis=1,
+    )
+    alike, first = _alike(recording, ops)
+    groups = np.zeros((len(first), 4), np.int64)
+    np.add.at(groups, alike, per_op)
+    sums: dict[tuple[str, tuple[Input, ...]], list[int]] = {}
+    for op, added in zip(ops[first].tolist(), groups.tolist(), strict=True):
+        total = sums.setdefault((recording.name_of(op), inputs_of(recording, op)), [0] * 4)
+        for index, value in enumerate(added):
+            total[index] += value
+    whole_ns = max(1, int(duration.sum()))
+    uses = [
+        OperatorUse(
+            name=name,
+            inputs=inputs,
+            count=count,
+            num_kernels=num,
+            num_transfers=moved_count,
+            total_ns=total_ns,
+            share=total_ns / whole_ns,
+        )
+        for (name, inputs), (count, num, moved_count, total_ns) in sums.items()
+    ]
+    return tuple(sorted(uses, key=lambda use: -use.total_ns))
+
+
+def _alike(recording: Recording, ops: Rows) -> tuple[Rows, Rows]:
+    """The group of each operator: those in one have the same name and inputs, though there may be
+    two groups of one kind; and one member of each group.
+    """
+    events = recording.events
+    has_args = events.args_start[ops] != ABSENT
+    digest = np.arange(len(ops), dtype=np.uint64)
+    if isinstance(recording.arguments, Digests):
+        start, nbytes = events.args_start[ops[has_args]], events.args_nbytes[ops[has_args]]
+        found = recording.arguments.digests(start, nbytes)
+        if found is not None:
+            digest[has_args], digest[~has_args] = found, 0
+    order = np.lexsort((digest, events.name[ops]))
+    is_new = np.ones(len(ops), bool)
+    is_new[1:] = np.diff(events.name[ops][order]) != 0
+    is_new[1:] |= digest[order][1:] != digest[order][:-1]
+    group = np.empty(len(ops), np.intp)
+    group[order] = np.cumsum(is_new) - 1
+    return group, order[is_new]
+
+
+def inputs_of(recording: Recording, row: int) -> tuple[Input, ...]:
+    """The arguments of an operator; empty where they were not recorded."""
+    args = recording.args_of(row)
+    shapes, types = _listed(args.get("Input Dims")), _listed(args.get("Input type"))
+    values = [*_listed(args.get("Concrete Inputs")), *[""] * len(shapes)]
+    return tuple(
+        Input(shape=_shape(shape), type=str(kind), value=str(value))
+        for shape, kind, value in zip(shapes, types, values, strict=False)
+    )
+
+
+def _shapes_at(recording: Recording, row: int) -> str:
+    return shapes_words(inputs_of(recording, row))
+
+
+def _shape(dims: Json) -> tuple[int, ...]:
+    return tuple(size for size in _listed(dims) if isinstance(size, int))
+
+
+def shapes_words(inputs: Sequence[Input]) -> str:
+    """The shapes of those that have some: "[64, 512] [512, 128]"."""
+    return " ".join(str([*one.shape]) for one in inputs if one.shape)
+
+
+def _listed(value: Json) -> Sequence[Json]:
+    return value if isinstance(value, list) else ()
