@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from ridgeline.errors import TraceError
+from ridgeline.machines.cpu import free_memory_bytes
 from ridgeline.native.scan import Text
 from ridgeline.units import format_bytes
 
 _GZIP = b"\x1f\x8b"
 _CHUNK_BYTES = 4 * 2**20
-_MEMINFO = Path("/proc/meminfo")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def read_file(path: Path) -> FileText:
 
 
 def _inflated(path: Path, packed: mmap.mmap) -> FileText:
-    content, limit = bytearray(), _available_bytes()
+    content, limit = bytearray(), free_memory_bytes()
     at, notes = 0, []
     try:
         while packed[at : at + 2] == _GZIP:  # there may be several members
@@ -54,7 +54,7 @@ def _inflated(path: Path, packed: mmap.mmap) -> FileText:
 
 
 def _inflate_member(
-    path: Path, packed: mmap.mmap, start: int, content: bytearray, limit: int
+    path: Path, packed: mmap.mmap, start: int, content: bytearray, limit: int | None
 ) -> int:
     """Appends what the member at `start` holds; bytes that it took. Raises EOFError where it is
     cut off.
@@ -72,7 +72,7 @@ def _inflate_member(
             except failure as error:
                 raise zlib.error(str(error)) from None
             chunk = stream.unconsumed_tail
-            if len(content) > limit:
+            if limit is not None and len(content) > limit:
                 raise TraceError(
                     f"{path} inflates to more than the {format_bytes(limit)} of memory that are "
                     "free here; read it on a machine with more, or record fewer steps."
@@ -99,11 +99,3 @@ def decompressor() -> tuple[Decompressor, type[Exception]]:
     except ImportError:
         return zlib.decompressobj(31), zlib.error
     return isal_zlib.decompressobj(31), cast(type[Exception], isal_zlib.error)  # as it is
-
-
-def _available_bytes() -> int:
-    """Memory that can be had here; without limit where the system does not tell."""
-    if not _MEMINFO.is_file():
-        return 2**62
-    fields = dict(line.split(":") for line in _MEMINFO.read_text().splitlines())
-    return int(fields.get("MemAvailable", f"{2**52} kB").split()[0]) * 1024

@@ -1,6 +1,5 @@
 """Reads recordings of any number of ranks and says what they show: the one call of `trace`."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from ridgeline.errors import TraceError
+from ridgeline.machines.cpu import num_logical_cores
 from ridgeline.traces.formats import is_recording, read
 from ridgeline.traces.rank import RankTrace, analyse
 from ridgeline.units import counted, format_bytes
@@ -77,7 +77,7 @@ def _analyses(
     files: Sequence[Path], sizes: Sequence[int], has_stacks: bool
 ) -> Iterator[tuple[RankTrace, ...]]:
     """The ranks of every file, in order; several at a time where that is worth it."""
-    workers = min(len(files), len(os.sched_getaffinity(0)))
+    workers = min(len(files), num_logical_cores())
     if workers < 2 or sum(sizes) < 2 * _WORTH_A_PROCESS_BYTES:
         yield from (analyse_file(path, has_stacks) for path in files)
         return

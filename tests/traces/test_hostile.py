@@ -87,7 +87,7 @@ def test_what_inflates_beyond_memory_is_refused(
 ) -> None:
     path = tmp_path / "bomb.json.gz"
     path.write_bytes(gzip.compress(b"[" + b" " * 50_000_000))
-    monkeypatch.setattr(files, "_available_bytes", lambda: 10_000_000)
+    monkeypatch.setattr(files, "free_memory_bytes", lambda: 10_000_000)
     with pytest.raises(TraceError, match=r"inflates to more than the 9\.54 MiB of memory"):
         trace([path])
 
