@@ -7,9 +7,9 @@ Stage build: each model as captured goes through torch-mlir's `export_and_import
 (stock; where that is refused, also with our decompositions of norm and attention), and after our
 passes through our own tables; each module is compiled by IREE with UFront's flags (the target)
 and with ours. Stage run: what compiled is loaded in one process, put into large pages and run in
-turns; on a quiet machine. What is done is kept in benchmarks/records/tosa-DATE.json and build/tosa,
-so that a run that was interrupted goes on where it stopped. --render writes the newest record into
-docs/tosa.md.
+turns, then again loaded in the opposite order; on a quiet machine. What is done is kept in
+benchmarks/records/tosa-DATE.json and build/tosa, so that a run that was interrupted goes on where
+it stopped. --render writes the newest record into docs/tosa.md.
 """
 
 import argparse
@@ -319,28 +319,41 @@ def _run(record: Record, model: str) -> None:
     entries = [e for e in record.entries if e.model == model and e.refused is None]
     if all(e.time_s is not None for e in entries):
         return
-    runs: list[tuple[Entry, Raw, list[Tensor]]] = []
-    for entry in entries:
+    times: list[tuple[list[float], list[bool]]] = [([], []) for _ in entries]
+    for order in (range(len(entries)), range(len(entries) - 1, -1, -1)):
+        _timed(entries, order, times)
+        gc.collect()
+    for entry, (took, clean) in zip(entries, times, strict=True):
+        if entry.refused is None:
+            timing = Timing(times_s=tuple(took), is_clean=tuple(clean))
+            entry.time_s, entry.spread_s = timing.time_s, timing.spread_s
+            entry.samples, entry.clean_samples = len(took), sum(clean)
+
+
+def _timed(
+    entries: Sequence[Entry],
+    order: Sequence[int],
+    times: Sequence[tuple[list[float], list[bool]]],
+) -> None:
+    """Adds the samples of modules loaded in this order: where in memory one lies is up to that."""
+    runs: list[tuple[int, Raw, list[Tensor]]] = []
+    for number in order:
+        entry = entries[number]
+        if entry.refused is not None:
+            continue
         try:
-            runs.append(_ready(entry))
+            runs.append((number, *_ready(entry)))
         except Exception as error:
             entry.refused = f"does not run: {reason_of(error)}"
-    enlarge()  # for all of them: without, the order of loading decides by a tenth who is faster
-    times: list[tuple[list[float], list[bool]]] = [([], []) for _ in runs]
+    enlarge()  # for all of them: without, a module's place decides by a tenth who is faster
     for turn in range(ROUNDS):
-        order = range(len(runs)) if turn % 2 == 0 else reversed(range(len(runs)))
-        for i in order:
-            _, raw, inputs = runs[i]
+        for number, raw, inputs in runs if turn % 2 == 0 else reversed(runs):
             took, clean = take_samples(lambda *x, r=raw: tuple(r(x)), inputs, SAMPLES_PER_TURN)
-            times[i][0].extend(took)
-            times[i][1].extend(clean)
-    for (entry, _, _), (took, clean) in zip(runs, times, strict=True):
-        timing = Timing(times_s=tuple(took), is_clean=tuple(clean))
-        entry.time_s, entry.spread_s = timing.time_s, timing.spread_s
-        entry.samples, entry.clean_samples = len(took), sum(clean)
+            times[number][0].extend(took)
+            times[number][1].extend(clean)
 
 
-def _ready(entry: Entry) -> tuple[Entry, Raw, list[Tensor]]:
+def _ready(entry: Entry) -> tuple[Raw, list[Tensor]]:
     folder = BUILD / entry.model / entry.writer.replace(" ", "-").replace(",", "")
     case = torch.load(folder / "case.pt", weights_only=True)
     archive = folder / "weights.irpa"
@@ -350,7 +363,7 @@ def _ready(entry: Entry) -> tuple[Entry, Raw, list[Tensor]]:
     raw = iree.loaded(code, case["expected"], index)
     entry.load_s = time.perf_counter() - start
     entry.max_error = compare(case["expected"], raw(case["inputs"])).max_error
-    return entry, raw, case["inputs"]
+    return raw, case["inputs"]
 
 
 STAGES: dict[str, Callable[[Record, str], None]] = {"build": _build, "run": _run}

@@ -205,6 +205,9 @@ def pools() -> dict[str, Case]:
         "max_pool2d_dilated": of(image, lambda x: F.max_pool2d(x, 2, 1, dilation=2)),
         "max_pool1d": of(line, lambda x: F.max_pool1d(x, 2)),
         "max_pool3d": of(volume, lambda x: F.max_pool3d(x, 2, padding=1)),
+        "max_pool3d, uneven": of(
+            volume, lambda x: F.max_pool3d(x, (3, 2, 1), (2, 1, 3), (1, 0, 0), ceil_mode=True)
+        ),
         "avg_pool2d": of(image, lambda x: F.avg_pool2d(x, 3, 2, 1)),
         "avg_pool2d_within": of(image, lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False)),
         "avg_pool2d_ceil": of(image, lambda x: F.avg_pool2d(x, 3, 2, ceil_mode=True)),

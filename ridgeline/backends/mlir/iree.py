@@ -41,16 +41,16 @@ def index_of(weights: Mapping[str, Tensor]) -> "ParameterIndex":
 
 
 def write_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Writes the weights as an archive that `read_weights` maps into memory."""
+    """Writes the weights as an archive for `read_weights`."""
     index_of(weights).create_archive_file(str(path))
 
 
 def read_weights(path: Path) -> "ParameterIndex":
-    """The weights of an archive."""
+    """The weights of an archive, read rather than mapped: a file's pages stay small."""
     from iree import runtime
 
     index = runtime.ParameterIndex()
-    index.load(str(path))
+    index.load(str(path), mmap=False)
     return index
 
 

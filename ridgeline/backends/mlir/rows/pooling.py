@@ -13,6 +13,7 @@ from ridgeline.backends.mlir.row import Lowering
 from ridgeline.backends.mlir.rows.convolution import Window, spread
 from ridgeline.backends.mlir.rows.shapes import padded, tiled
 from ridgeline.backends.mlir.value import Value, channels_last
+from ridgeline.backends.mlir.writer import Writer
 from ridgeline.errors import UnsupportedOp
 
 _LAYOUTS = {1: "nwc", 2: "nhwc", 3: "ndhwc"}
@@ -37,13 +38,42 @@ def _max_pool(call: Call) -> Value:
     x, window = _window(call)
     if not x.dtype.is_floating_point:
         raise UnsupportedOp("it pools whole numbers")
-    if window.rank != 2 or set(window.dilation) != {1}:
+    if window.rank == 1 or set(window.dilation) != {1}:
         return _pooled(call.algebra, x, window, call.shape[2:], "max", -torch.inf)
     x, border = window.fitted(call.algebra, x, call.shape[2:])
-    shape = (x.shape[0], *call.shape[2:], x.shape[-1])
-    listed = {"kernel": window.kernel, "stride": window.stride, "pad": border}
+    if window.rank == 3:
+        return _max_over_volumes(call.writer, x, window, border, call.shape[2:])
+    return _max_over_planes(call.writer, x, window.kernel, window.stride, border, call.shape[2:])
+
+
+def _max_over_planes(
+    writer: Writer,
+    x: Value,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    border: Sequence[int],
+    out: Sequence[int],
+) -> Value:
+    """border: what the windows reach beyond, before and after, dimension by dimension."""
+    listed = {"kernel": kernel, "stride": stride, "pad": border}
     given = {name: f"array<i64: {', '.join(map(str, v))}>" for name, v in listed.items()}
-    return call.writer.op("tosa.max_pool2d", [x], shape, x.dtype, x.order, **given)
+    shape = (x.shape[0], *out, x.shape[-1])
+    return writer.op("tosa.max_pool2d", [x], shape, x.dtype, x.order, **given)
+
+
+def _max_over_volumes(
+    writer: Writer, x: Value, window: Window, border: Sequence[int], out: Sequence[int]
+) -> Value:
+    """Plane by plane, then over the depth: the same maxima from fewer comparisons."""
+    batch, depth, *plane, channels = x.shape
+    (k, *kernel), (s, *stride), (deep, *wide) = window.kernel, window.stride, out
+    order = channels_last(4)
+    planes = writer.reshape(x, (batch * depth, *plane, channels), order)
+    planes = _max_over_planes(writer, planes, kernel, stride, border[2:], wide)
+    lines = writer.reshape(planes, (batch, depth, prod(wide), channels), order)
+    ends = (*border[:2], 0, 0)
+    lines = _max_over_planes(writer, lines, (k, 1), (s, 1), ends, (deep, prod(wide)))
+    return writer.reshape(lines, (batch, deep, *wide, channels), x.order)
 
 
 def _pooled(
