@@ -25,7 +25,7 @@ from ridgeline.backends.backend import Backend, Runnable, first_line
 from ridgeline.backends.protocol import Job, Reply, Turn
 from ridgeline.backends.sample import take_samples
 from ridgeline.errors import RidgelineError
-from ridgeline.native.large_pages import enlarge
+from ridgeline.native.large_pages import enlarge, regions
 
 
 def run(path: Path) -> None:
@@ -67,6 +67,7 @@ def _say(replies: BinaryIO, reply: Reply) -> None:
 
 def _prepare(job: Job) -> tuple[Runnable, tuple[Tensor, ...]]:
     """Compiles the job's graph, runs it once on its inputs and leaves the outputs in its folder."""
+    before = regions()
     folder = Path(job.folder)
     graph = graphs.load(job.graph)
     inputs = tuple(torch.load(job.inputs, weights_only=True))
@@ -78,7 +79,7 @@ def _prepare(job: Job) -> tuple[Runnable, tuple[Tensor, ...]]:
     outputs = [o.detach().clone() for o in run(*inputs)]
     torch.save(outputs, folder / "outputs.pt")
     if backend.large_pages:
-        enlarge()
+        enlarge(before)
     return run, inputs
 
 

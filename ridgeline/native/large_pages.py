@@ -60,16 +60,34 @@ def _parsed(text: str) -> Iterator[Region]:
 
 
 def enlarge(before: Collection[Region] = ()) -> int:
-    """Asks for large pages for all large regions but those that were there `before`; the bytes
-    that moved into some now. What cannot be had stays as it is: nothing depends on it.
+    """Asks for large pages for all large regions but what was there `before`, which may be shared
+    with the process that this one was forked from; the bytes that moved into some now. What cannot
+    be had stays as it is: nothing depends on it.
     """
     if not sys.platform.startswith("linux"):
         return 0
     advise = ctypes.CDLL(None).madvise
     advise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-    known = {(region.start, region.end) for region in before}
-    fresh = [r for r in regions() if (r.start, r.end) not in known]
-    return sum(_enlarged(advise, region) for region in fresh)
+    fresh = (piece for region in regions() for piece in without(region, before))
+    return sum(_enlarged(advise, piece) for piece in fresh if piece.nbytes >= _LEAST_NBYTES)
+
+
+def without(region: Region, known: Collection[Region]) -> Iterator[Region]:
+    """The pieces of a region that no known one covers: regions grow, and neighbours become one.
+    What is in use of it beyond what was in use of those is taken to lie evenly.
+    """
+    inside = sorted(
+        (max(k.start, region.start), min(k.end, region.end), k.used_nbytes)
+        for k in known
+        if k.start < region.end and region.start < k.end
+    )
+    ends = [region.start, *(end for _, end, _ in inside)]
+    starts = [*(start for start, _, _ in inside), region.end]
+    gaps = [(a, b) for a, b in zip(ends, starts, strict=True) if a < b]
+    free = sum(b - a for a, b in gaps)
+    used = max(0, region.used_nbytes - sum(used for _, _, used in inside))
+    for start, end in gaps:
+        yield Region(start, end, used_nbytes=min(end - start, used * (end - start) // free))
 
 
 def _enlarged(advise: "ctypes._NamedFuncPointer", region: Region) -> int:

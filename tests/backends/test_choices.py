@@ -189,3 +189,14 @@ def test_the_key_depends_on_all_that_decides() -> None:
         key_of(graph, pairs, 2, "tolerance 0.1"),
     }
     assert len(keys) == 5
+
+
+def test_a_mixture_keeps_its_two_in_the_race() -> None:
+    ran = [Past("eager+slow", "fp32", 0.001), Past("eager", "fp32", 0.002)]
+    before = outcome(*ran, Past("slow", "fp32", 0.4))
+    assert before.refusals(PAIRS) == [None, None, None]
+    assert before.was_close("eager+slow", "fp32")
+    assert not before.was_close("eager+slow", "bf16")
+    lost = outcome(Past("eager", "fp32", 0.001), Past("eager+slow", "fp32", 0.002))
+    assert not lost.was_close("eager+slow", "fp32")
+    assert not lost.was_close("never tried", "fp32")

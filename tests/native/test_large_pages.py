@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ridgeline.backends.forkserver import environment
-from ridgeline.native.large_pages import Region, _parsed, enlarge, regions
+from ridgeline.native.large_pages import Region, _parsed, enlarge, regions, without
 
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 TABLE = """\
@@ -42,6 +42,19 @@ def test_private_memory_of_no_file_that_is_large() -> None:
         Region(0x7F0000000000, 0x7F0004000000, 64 << 20),
     )
     assert list(_parsed("")) == list(_parsed("nonsense\nRss: 12 kB")) == []
+
+
+def test_what_was_there_before_is_left_alone() -> None:
+    whole = Region(0, 100, 80)
+    assert list(without(whole, ())) == [whole]
+    assert list(without(whole, [Region(200, 300, 9)])) == [whole]
+    assert list(without(whole, [whole])) == []
+    # grown at the end; two that became one with a new one between them
+    assert list(without(whole, [Region(0, 60, 60)])) == [Region(60, 100, 20)]
+    known = [Region(70, 100, 30), Region(0, 50, 30)]
+    assert list(without(whole, known)) == [Region(50, 70, 20)]
+    # a piece of one that was larger
+    assert list(without(whole, [Region(-50, 20, 60), Region(90, 400, 0)])) == [Region(20, 90, 20)]
 
 
 # In a process of its own, whose memory is its own.

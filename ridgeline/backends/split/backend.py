@@ -21,7 +21,7 @@ from ridgeline.errors import BackendError, MissingExtra
 from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph
 from ridgeline.graph.flat import example_inputs
-from ridgeline.native.large_pages import enlarge
+from ridgeline.native.large_pages import enlarge, regions
 from ridgeline.passes.manager import DEFAULT_PASSES, run_passes
 
 PLAN = "split.json"
@@ -162,6 +162,7 @@ class _Trial:
         """The seconds of each backend alone and of the fastest mixtures, in large pages as in the
         race to come.
         """
+        before = regions()
         parts = self.pieces.parts(self.cuts)
         sets = [values_of(parts, self.names, given) for given in self.sets]
         on_each = [
@@ -174,7 +175,7 @@ class _Trial:
         }
         for run in runs.values():
             run(*self.sets[0])
-        enlarge()
+        enlarge(before)
         names = [backend.name for backend in self.split.pair]
         return Ways(names=names, times_s=_timed_in_turns(runs, self.sets[0]))
 
