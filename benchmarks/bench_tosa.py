@@ -320,7 +320,9 @@ def _run(record: Record, model: str) -> None:
     if all(e.time_s is not None for e in entries):
         return
     times: list[tuple[list[float], list[bool]]] = [([], []) for _ in entries]
-    for order in (range(len(entries)), range(len(entries) - 1, -1, -1)):
+    orders = [range(len(entries)), range(len(entries) - 1, -1, -1)]
+    has_peer = len({e.writer for e in entries}) > 1
+    for order in orders if has_peer else orders[:1]:
         _timed(entries, order, times)
         gc.collect()
     for entry, (took, clean) in zip(entries, times, strict=True):

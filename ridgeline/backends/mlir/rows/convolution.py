@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -151,12 +152,15 @@ def _numbers(values: Sequence[int]) -> str:
 def _pointwise(
     a: Algebra, x: Value, weight: Tensor, bias: Tensor | None, window: Window, out: Sequence[int]
 ) -> Value:
-    """A product over the channels, at the positions that the stride leaves."""
+    """A product over the channels, at the positions that the stride leaves: of two matrices, with
+    which IREE does what follows (a stack of one, as in `linear`, it leaves alone here).
+    """
     for i, step in enumerate(window.stride):
         x = cut(a.writer, x, i + 2, 0, out[i], step)
-    flat = Value(x.name, x.shape, x.dtype, tuple(range(x.rank)))
+    *places, channels = x.shape
+    flat = a.writer.reshape(x, (prod(places), channels))
     found = linear(a, flat, weight.flatten(1), bias)
-    return Value(found.name, found.shape, found.dtype, x.order)
+    return a.writer.reshape(found, (*places, found.shape[-1]), x.order)
 
 
 def _depthwise(
