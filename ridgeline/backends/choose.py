@@ -4,6 +4,7 @@ import contextlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import isfinite
 from pathlib import Path
 from typing import Literal
@@ -40,6 +41,8 @@ _INPUTS, _SETS = "inputs.pt", "calibration.pt"
 # Two backends that differ by more have no part on which the slower wins that much back, and what
 # takes less is over before another's threads are awake.
 _CLOSE_ENOUGH, _LEAST_SPLIT_S = 1.5, 1e-3
+# Some two hundred runs go into timing the mixtures of one that takes longer.
+_MOST_SPLIT_S = 0.5
 
 
 def optimize(
@@ -168,13 +171,17 @@ class _Task:
 
     def kept(self, refusals: Sequence[str | None], choices: Choices, is_fresh: bool) -> Optimized:
         """The outcome, of the candidates that `choices` leaves, and kept there."""
-        key = key_of(self.folded, self.pairs, self.threads, f"tolerance {self.tolerance}")
+        key = key_of(self.folded, self.pairs, self.threads, self._settings)
         before = None if is_fresh else choices.recall(key)
         found = self.remembered(refusals, before)
         if found is None:
             found, before = self.raced(refusals), None
         choices.keep(key, found.candidates, before)
         return found
+
+    @property
+    def _settings(self) -> str:
+        return f"tolerance {self.tolerance}" + ("" if self.may_split else ", whole")
 
     def remembered(
         self, refusals: Sequence[str | None], before: Outcome | None
@@ -228,19 +235,20 @@ class _Task:
         ran = sorted(
             (t.time_s, n) for n, t in enumerate(timings) if n and t.skipped is None and t.time_s
         )
-        if not self.may_split or not ran or ran[0][0] < _LEAST_SPLIT_S:
+        if not self.may_split or not ran or not _LEAST_SPLIT_S <= ran[0][0] <= _MOST_SPLIT_S:
             return None
-        (best_s, first), *others = ran
-        best = plans[first]
-        for time_s, second in others:
-            other = plans[second]
-            split = split_of(best.backend, other.backend)
-            if time_s > _CLOSE_ENOUGH * best_s or split is None or other.dtype != best.dtype:
+        best_s, fastest = ran[0]
+        dtype = plans[fastest].dtype
+        close = [n for t, n in ran if t <= _CLOSE_ENOUGH * best_s and plans[n].dtype == dtype]
+        for first, second in combinations(close, 2):
+            pair = [plans[first], plans[second]]
+            split = split_of(pair[0].backend, pair[1].backend)
+            forms = [p.graph for p in pair if split and p.backend.declines == split.declines]
+            if split is None or not forms:
                 continue
-            if before is not None and not before.was_close(split.name, best.dtype):
+            if before is not None and not before.was_close(split.name, dtype):
                 return None
-            form = next(p.graph for p in (best, other) if p.backend.declines == split.declines)
-            return Plan(backend=split, dtype=best.dtype, graph=form, refusal=None), [first, second]
+            return Plan(backend=split, dtype=dtype, graph=forms[0], refusal=None), [first, second]
         return None
 
     def _bound_s(self, dtype: Dtype) -> float | None:

@@ -110,17 +110,18 @@ def measure_in_turn(
     progress: Callable[[float], None],
     *,
     only: Collection[int] | None = None,
+    least: int = 1,
 ) -> list[Timing]:
     """Rounds in which each candidate that has started and is still in takes its turn, the order
     reversed every time, until each has `repeats` clean samples or patience ends.
 
-    only: the numbers of those that take turns, and who have had enough should patience end; all
-    unless told, and then each gets `repeats` samples however long that takes.
+    only: the numbers of those that take turns, and who have had enough after `least` rounds should
+    patience end; all unless told, and then each gets `repeats` samples however long that takes.
     """
     results = list(timings)
     playing = [n for n in nursery.started if only is None or n in only]
     aim = ceil(repeats / _SAMPLES_PER_TURN)
-    least = aim if only is None else 1
+    least = aim if only is None else least
     end = time.monotonic() + limits.patience_s
     rounds = 0
     while rounds < least or (time.monotonic() < end and _lacks_samples(results, playing, repeats)):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -20,12 +21,15 @@ from ridgeline.backends.measure import (
 )
 from ridgeline.backends.protocol import Job
 from ridgeline.backends.result import CANNOT_WIN
+from ridgeline.backends.split.ways import LEAST_GAIN
 from ridgeline.units import format_time
 
 # What is being done, and how much of it is done.
 Progress = Callable[[str, float], None]
 # Samples that decide, before the next dtype is compiled, what that has to beat.
 _FIRST_LOOK = 2
+# Rounds that a late candidate shares with its rivals at least.
+_LEAST_ROUNDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +90,44 @@ class Race:
         self.plans.append(plan)
         self.jobs.append(job)
         nursery.jobs.append(job)
+        for other in set(nursery.started) - set(rivals):
+            nursery.started.pop(other).kill()  # its memory is wanted
         found = [*timings, Timing()]
         found[number] = self._ready(nursery, [number], lambda f: None)[number]
         if found[number].skipped is None:
-            only = [number, *rivals]
             found = measure_in_turn(
-                nursery, found, 3 * repeats, self.limits, lambda f: None, only=only
+                nursery,
+                found,
+                3 * repeats,
+                self.limits,
+                lambda f: None,
+                only=[number, *rivals],
+                least=_LEAST_ROUNDS,
             )
+            found[number] = self._weighed(found, number, rivals)
         self.tell("split", 1.0)
-        return found
+        # what became of a rival before stays, though it was lost meanwhile
+        return [
+            old if new.skipped and not old.skipped else new
+            for old, new in zip((*timings, found[number]), found, strict=True)
+        ]
+
+    def _weighed(self, timings: Sequence[Timing], number: int, rivals: Sequence[int]) -> Timing:
+        """The timing of a late candidate, skipped if it does not gain enough on each rival in the
+        rounds that they shared.
+        """
+        late = timings[number]
+        for rival in rivals:
+            pairs = zip(reversed(timings[rival].times_s), reversed(late.times_s), strict=False)
+            gain = median(a / b for a, b in pairs) - 1
+            if late.skipped is None and gain < LEAST_GAIN:
+                plan = self.plans[rival]
+                reason = (
+                    f"not {LEAST_GAIN:.0%} faster than {plan.backend.name} {plan.dtype}, turn by "
+                    f"turn ({gain:+.1%})"
+                )
+                late = replace(late, skipped=reason)
+        return late
 
     def _compile(
         self, nursery: Nursery, timings: list[Timing], wave: Sequence[int], place: int, of: int

@@ -2,7 +2,7 @@
 
 Compilers and runtimes keep weights in what malloc gives: pages of 4 KiB, each of which is looked up
 on the way to the processor, in a virtual machine through the host's tables too. In pages of 2 MiB
-the same code ran 1.1 to 1.4 times faster on the machine of our records (docs/optimize.md). Linux
+the same code ran 1.1 to 1.4 times faster on the machine of our records (docs/split.md). Linux
 gives such pages to those who ask (Documentation/admin-guide/mm/transhuge.rst).
 """
 
@@ -41,7 +41,7 @@ class Region:
 def regions() -> tuple[Region, ...]:
     """The large private regions of this process; none where the system does not tell."""
     with suppress(OSError):
-        return tuple(_parsed(Path("/proc/self/smaps").read_text()))
+        return tuple(_parsed(Path("/proc/self/smaps").read_text(errors="replace")))
     return ()
 
 
@@ -61,8 +61,8 @@ def _parsed(text: str) -> Iterator[Region]:
 
 def enlarge(before: Collection[Region] = ()) -> int:
     """Asks for large pages for all large regions but what was there `before`, which may be shared
-    with the process that this one was forked from; the bytes that moved into some now. What cannot
-    be had stays as it is: nothing depends on it.
+    with the process that this one was forked from; the bytes that lie in some now. What cannot be
+    had stays as it is: nothing depends on it.
     """
     if not sys.platform.startswith("linux"):
         return 0
@@ -93,7 +93,8 @@ def without(region: Region, known: Collection[Region]) -> Iterator[Region]:
 def _enlarged(advise: "ctypes._NamedFuncPointer", region: Region) -> int:
     start = -(-region.start // _LARGE_PAGE_NBYTES) * _LARGE_PAGE_NBYTES
     nbytes = region.end // _LARGE_PAGE_NBYTES * _LARGE_PAGE_NBYTES - start
-    if nbytes <= 0 or advise(start, nbytes, _ADVISE):
+    if nbytes <= 0 or region.used_nbytes < _LEAST_USED * region.nbytes:
         return 0
-    is_used = region.used_nbytes >= _LEAST_USED * region.nbytes
-    return nbytes if is_used and not advise(start, nbytes, _COLLAPSE) else 0
+    if advise(start, nbytes, _ADVISE) or advise(start, nbytes, _COLLAPSE):
+        return 0
+    return nbytes

@@ -69,13 +69,14 @@ def large():
 
 held = mmap.mmap(-1, 64 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 held.madvise(mmap.MADV_NOHUGEPAGE)  # whatever this machine gives unasked
-content = bytes(range(256)) * (64 << 12)
-held[:] = content
+for start in range(0, 64 << 20, 1 << 20):
+    held[start : start + (1 << 20)] = bytes([start >> 20]) * (1 << 20)
 known = regions()
 assert enlarge(known) == 0
 before = large()
-moved = enlarge()
-print(moved >> 20, large() - before >> 20, held[:] == content)
+moved = enlarge([r for r in regions() if r.nbytes < 64 << 20])
+is_same = all(held[i] == i >> 20 for i in range(0, 64 << 20, 4096))
+print(moved >> 20, large() - before >> 20, is_same)
 """
 
 
@@ -93,10 +94,8 @@ def test_memory_moves_into_large_pages_and_keeps_its_content() -> None:
     )
     moved, grown, is_same = done.stdout.split()
     assert is_same == "True"
-    # another system may refuse; what it says it moved, it moved
-    assert int(grown) >= int(moved) * 0.9
-    if int(moved):
-        assert int(moved) >= 60
+    assert int(moved) == 0 or int(moved) >= 60  # another system may refuse
+    assert int(grown) >= min(int(moved), 60)
 
 
 def test_regions_that_are_gone_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:

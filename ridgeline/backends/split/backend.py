@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import sqrt
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,16 +18,18 @@ from ridgeline.backends.openvino import OpenVino
 from ridgeline.backends.sample import take_samples
 from ridgeline.backends.split.cut import Part, Pieces, values_of
 from ridgeline.backends.split.ways import Way, Ways, stretches
-from ridgeline.errors import BackendError, MissingExtra
+from ridgeline.errors import BackendError, GraphError, RidgelineError
 from ridgeline.frontends.torch_export import capture
 from ridgeline.graph import Graph
-from ridgeline.graph.flat import example_inputs
+from ridgeline.graph.flat import align_inputs, example_inputs
 from ridgeline.native.large_pages import enlarge, regions
 from ridgeline.passes.manager import DEFAULT_PASSES, run_passes
 
 PLAN = "split.json"
 # All ways through so many parts are timed, twice as many with each more.
 MOST_PARTS = 4
+# The errors of as many parts add up as noise does.
+_ERRORS_ADD_TO = sqrt(MOST_PARTS)
 _SAMPLES_PER_TURN = 2
 # How many mixtures get more samples, and how many rounds forth and back.
 _FINALISTS, _FINAL_ROUNDS = 3, 4
@@ -53,23 +56,29 @@ class Split(Backend):
     @classmethod
     def require(cls, dtype: Dtype) -> None:
         """Also raises what either of the pair does."""
-        super().require(dtype)
         for backend in cls.pair:
             backend.require(dtype)
+        super().require(dtype)
 
     def lower(self, graph: Graph, dtype: Dtype) -> Graph:
         """The graph as it is: each backend lowers its own parts."""
         return graph
 
     def build(self, graph: Graph, setting: Setting) -> Runnable:
-        """The fastest mixture. Raises BackendError, with the times, where one backend alone is."""
+        """The fastest mixture, for a file to keep it in; without one, the fastest way, though it be
+        one backend alone. Raises BackendError, with the times, where no mixture is worth a file.
+        """
+        if setting.dtype == "int8" and not setting.calibration:
+            raise BackendError("int8 takes its ranges from calibration inputs; there are none.")
         pieces = Pieces(graph)
         cuts = pieces.cheap_cuts(MOST_PARTS)
         if not cuts:
             raise BackendError("there is no place where it can be cut cheaply.")
         trial = _Trial(self, pieces, cuts, setting, graph)
         ways = trial.timed()
-        reason, way = ways.refusal(), ways.fastest_mixed()
+        way, reason = ways.fastest_mixed(), ways.refusal()
+        if setting.keep is None:
+            way, reason = ways.fastest(), None if ways.times_s else "a part runs on neither."
         if reason is not None or way is None:
             raise BackendError(f"cut into {len(cuts) + 1}, {reason}")
         return self._built(trial, way, setting)
@@ -81,11 +90,12 @@ class Split(Backend):
         lasts = [ends[run.last] for run in runs]
         parts = pieces.parts(lasts[:-1])
         sets = [values_of(parts, trial.names, given) for given in trial.sets]
+        example = values_of(parts, trial.names, trial.example)
         built: list[Runnable] = []
         saved: list[_Stretch] = []
         for number, (run, part) in enumerate(zip(runs, parts, strict=True)):
             backend = self.pair[run.backend]
-            graph = self.graph_of(part, sets[0], backend)
+            graph = self.graph_of(part, example, backend)
             folder = _folder(setting.keep, number)
             built.append(_compiled(backend, graph, part, sets, setting, folder))
             if folder is not None and setting.keep is not None:
@@ -97,19 +107,20 @@ class Split(Backend):
 
     def load(self, graph: Graph, folder: Path, dtype: Dtype) -> Runnable:
         """The parts that were saved, each loaded by its backend. Raises BackendError for a plan
-        that does not fit the graph.
+        that does not fit the graph, GraphError where this version makes other parts of it.
         """
         saved = self._plan(folder)
         pieces = Pieces(graph)
         parts = pieces.parts([stretch.last for stretch in saved[:-1]])
-        values = values_of(parts, [n.name for n in pieces.inputs], example_inputs(graph))
+        example = align_inputs(graph)(example_inputs(graph))
+        values = values_of(parts, [n.name for n in pieces.inputs], example)
         backends = {backend.name: backend for backend in self.pair}
         built = []
         for number, (stretch, part) in enumerate(zip(saved, parts, strict=True)):
             backend = backends[stretch.backend]
             own = self.graph_of(part, values, backend)
             if own.digest != stretch.digest:
-                raise BackendError(f"part {number} is not the one that {PLAN} names.")
+                raise GraphError(f"part {number} is not the one that {PLAN} names.")
             place = _folder(folder, number)
             assert place is not None
             _put_in(folder, place, number, backend.files)
@@ -131,7 +142,7 @@ class Split(Backend):
 
     def graph_of(self, part: Part, values: dict[str, Tensor], backend: type[Backend]) -> Graph:
         """A part as a graph, after the passes that one of the pair declines and `backend` takes."""
-        inputs = tuple(values[name] for name in part.takes)
+        inputs = tuple(_apart(values[name]) for name in part.takes)
         graph = capture(part.module.eval(), inputs, name="part", is_trusted=True)
         wanted = set(self.declines) - set(backend.declines)
         steps = run_passes(graph, [p for p in DEFAULT_PASSES if p.__name__ in wanted])
@@ -154,9 +165,15 @@ class _Trial:
         return [node.name for node in self.pieces.inputs]
 
     @property
+    def example(self) -> tuple[Tensor, ...]:
+        """The graph's own inputs, or zeros."""
+        return align_inputs(self.graph)(example_inputs(self.graph))
+
+    @property
     def sets(self) -> tuple[tuple[Tensor, ...], ...]:
-        """Inputs of the graph: those to calibrate with, or the graph's own."""
-        return self.setting.calibration or (example_inputs(self.graph),)
+        """Inputs of the graph: those to calibrate with, or its own."""
+        align = align_inputs(self.graph)
+        return tuple(map(align, self.setting.calibration)) or (self.example,)
 
     def timed(self) -> Ways:
         """The seconds of each backend alone and of the fastest mixtures, in large pages as in the
@@ -165,29 +182,48 @@ class _Trial:
         before = regions()
         parts = self.pieces.parts(self.cuts)
         sets = [values_of(parts, self.names, given) for given in self.sets]
+        example = values_of(parts, self.names, self.example)
         on_each = [
-            [self._tried(part, sets, backend) for backend in self.split.pair] for part in parts
+            [self._tried(part, example, sets, backend) for backend in self.split.pair]
+            for part in parts
         ]
         runs = {
             way: _chained(self.pieces, parts, [r for r in chosen if r])
             for way in product((0, 1), repeat=len(parts))
             if all(chosen := [row[b] for row, b in zip(on_each, way, strict=True)])
         }
-        for run in runs.values():
-            run(*self.sets[0])
+        runs = {way: run for way, run in runs.items() if _does_run(run, self.sets[0])}
         enlarge(before)
         names = [backend.name for backend in self.split.pair]
         return Ways(names=names, times_s=_timed_in_turns(runs, self.sets[0]))
 
     def _tried(
-        self, part: Part, sets: Sequence[dict[str, Tensor]], backend: type[Backend]
+        self,
+        part: Part,
+        example: dict[str, Tensor],
+        sets: Sequence[dict[str, Tensor]],
+        backend: type[Backend],
     ) -> Runnable | None:
         """The part on a backend; None where that does not take it."""
         try:
-            graph = self.split.graph_of(part, sets[0], backend)
+            graph = self.split.graph_of(part, example, backend)
             return _compiled(backend, graph, part, sets, self.setting, None)
-        except (BackendError, MissingExtra):
+        except RidgelineError:
             return None
+
+
+def _apart(value: Tensor) -> Tensor:
+    """The value, or where elements of it share their memory, as of an expanded one, a copy."""
+    is_shared = any(s == 0 and n > 1 for s, n in zip(value.stride(), value.shape, strict=True))
+    return value.contiguous() if is_shared else value
+
+
+def _does_run(run: Runnable, inputs: Sequence[Tensor]) -> bool:
+    try:
+        run(*inputs)
+    except Exception:  # runtimes raise every kind of exception
+        return False
+    return True
 
 
 def _compiled(
@@ -203,7 +239,7 @@ def _compiled(
         setting.dtype,
         keep=folder,
         calibration=[[values[name] for name in part.takes] for values in sets],
-        tolerance=setting.tolerance,
+        tolerance=None if setting.tolerance is None else setting.tolerance / _ERRORS_ADD_TO,
     )
 
 
@@ -286,6 +322,10 @@ def _files(*pair: type[Backend]) -> tuple[str, ...]:
     return (PLAN, *(_file(number, name) for number in range(MOST_PARTS) for name in names))
 
 
+def _modules(*pair: type[Backend]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for backend in pair for name in backend.modules))
+
+
 def _declines(*pair: type[Backend]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for backend in pair for name in backend.declines))
 
@@ -297,6 +337,7 @@ class NativeOpenVino(Split):
     pair = (Native, OpenVino)
     dtypes = ("fp32", "bf16", "int8")
     files = _files(*pair)
+    modules = _modules(*pair)
     declines = _declines(*pair)
 
 
@@ -307,6 +348,7 @@ class NativeOnnxRuntime(Split):
     pair = (Native, OnnxRuntime)
     dtypes = ("fp32", "int8")
     files = _files(*pair)
+    modules = _modules(*pair)
     declines = _declines(*pair)
 
 
@@ -317,4 +359,5 @@ class OpenVinoOnnxRuntime(Split):
     pair = (OpenVino, OnnxRuntime)
     dtypes = ("fp32", "int8")
     files = _files(*pair)
+    modules = _modules(*pair)
     declines = _declines(*pair)

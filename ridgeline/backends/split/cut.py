@@ -47,18 +47,30 @@ class Pieces:
         (output,) = (n for n in self._module.graph.nodes if n.op == "output")
         self.outputs: tuple[fx.Node, ...] = tuple(output.args[0])
         self._work = _work(graph)
+        # of each value, the number of the last call that reads it; beyond all where the caller does
+        self._last = {
+            node: max((self._place.get(u, len(self.calls)) for u in node.users), default=number)
+            for node, number in self._place.items()
+        }
 
     def crossing(self, cut: int) -> tuple[fx.Node, ...] | None:
         """What calls after number `cut` read of those up to it; None where that is no tensor."""
-        found = tuple(n for n in self.calls[: cut + 1] if self._last(n) > cut)
-        return found if all(isinstance(n.meta.get("val"), Tensor) for n in found) else None
+        found = tuple(n for n in self.calls[: cut + 1] if self._last[n] > cut)
+        return found if all(map(_is_tensor, found)) else None
 
-    def _last(self, node: fx.Node) -> int:
-        """The number of the last call that reads a value; beyond all where the caller does."""
-        return max(
-            (self._place.get(user, len(self.calls)) for user in node.users),
-            default=self._place[node],
-        )
+    def _copied_nbytes(self) -> dict[int, int]:
+        """Of every cut across which only tensors go, their bytes."""
+        found: dict[int, int] = {}
+        ends: dict[int, list[fx.Node]] = {}
+        nbytes = others = 0
+        for cut, node in enumerate(self.calls):
+            ends.setdefault(self._last[node], []).append(node)
+            nbytes, others = nbytes + _nbytes(node), others + (not _is_tensor(node))
+            for gone in ends.pop(cut, []):
+                nbytes, others = nbytes - _nbytes(gone), others - (not _is_tensor(gone))
+            if not others:
+                found[cut] = nbytes
+        return found
 
     def cheap_cuts(self, parts: int) -> tuple[int, ...]:
         """Cuts into up to so many parts of about equal work, each where the least is copied; none
@@ -66,19 +78,15 @@ class Pieces:
         """
         done = list(accumulate(self._work.get(n.name, 0) for n in self.calls))
         whole = done[-1] if done else 0
+        most = _LARGEST_SHARE * whole
+        sizes = {c: n for c, n in self._copied_nbytes().items() if n <= most and c + 1 < len(done)}
         found: list[int] = []
         for number in range(1, parts):
-            low, high = ((number + shift) * whole / parts for shift in (-0.5, 0.5))
-            window = [i for i, work in enumerate(done[:-1]) if low <= work < high]
-            cut = self._cheapest(window, number * whole / parts, done)
-            if cut is not None and cut not in found:
-                found.append(cut)
+            low, aim, high = ((number + shift) * whole / parts for shift in (-0.5, 0, 0.5))
+            window = [c for c in sizes if low <= done[c] < high]
+            key = {c: (sizes[c], abs(done[c] - aim)) for c in window}
+            found += [min(window, key=lambda c: key[c])] if window else []
         return tuple(found)
-
-    def _cheapest(self, window: Sequence[int], aim: float, done: Sequence[float]) -> int | None:
-        sizes = {cut: sum(map(_nbytes, c)) for cut in window if (c := self.crossing(cut))}
-        cheap = [cut for cut, size in sizes.items() if size <= _LARGEST_SHARE * done[-1]]
-        return min(cheap, key=lambda cut: (sizes[cut], abs(done[cut] - aim)), default=None)
 
     def fixed_outputs(self) -> dict[str, Tensor]:
         """Those of the graph's outputs that are weights as they stand."""
@@ -102,7 +110,7 @@ class Pieces:
         inside = set(own)
         read = dict.fromkeys(n for node in own for n in node.all_input_nodes)
         takes = [n for n in read if n not in inside and n.op != "get_attr"]
-        gives = [n for n in own if self._last(n) >= end]
+        gives = [n for n in own if self._last[n] >= end]
         return Part(
             module=self._extracted(takes, own, gives),
             takes=tuple(n.name for n in takes),
@@ -146,9 +154,13 @@ def _work(graph: Graph) -> Mapping[str, float]:
     return found
 
 
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), Tensor)
+
+
 def _nbytes(node: fx.Node) -> int:
-    value: Tensor = node.meta["val"]
-    return value.numel() * value.element_size()
+    value = node.meta.get("val")
+    return value.numel() * value.element_size() if isinstance(value, Tensor) else 0
 
 
 def values_of(

@@ -9,7 +9,7 @@ from ridgeline.units import format_time
 # The number of the backend that each part runs on.
 Way = tuple[int, ...]
 # A mixture that gains less over one backend alone is not built: samples vary by as much.
-_LEAST_GAIN = 0.02
+LEAST_GAIN = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +38,10 @@ class Ways:
     names: Sequence[str]
     times_s: Mapping[Way, float]
 
+    def fastest(self) -> Way | None:
+        """The fastest way of all; None where nothing runs."""
+        return self._fastest(list(self.times_s))
+
     def fastest_mixed(self) -> Way | None:
         """The fastest way that uses both; None where there is none."""
         return self._fastest([way for way in self.times_s if len(set(way)) > 1])
@@ -48,7 +52,7 @@ class Ways:
         mixed = self.fastest_mixed()
         if mixed is None:
             return "no part runs on the other."
-        if alone is None or self.times_s[mixed] <= (1 - _LEAST_GAIN) * self.times_s[alone]:
+        if alone is None or self.times_s[mixed] <= (1 - LEAST_GAIN) * self.times_s[alone]:
             return None
         return f"no mixture is enough faster: {self}."
 
