@@ -33,5 +33,8 @@ TERMS: tuple[tuple[str, str], ...] = (
         + "; ".join(reason.value for reason in Reason if reason.is_eligible)
         + ".",
     ),
-    *((f"idle: {cause.value}", f"{why[:1].upper()}{why[1:]}.") for cause, why in EXPLANATIONS.items()),
+    *(
+        (f"idle: {cause.value}", f"{why[:1].upper()}{why[1:]}.")
+        for cause, why in EXPLANATIONS.items()
+    ),
 )

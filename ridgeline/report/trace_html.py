@@ -131,9 +131,7 @@ def _timeline(trace: Trace) -> Section:
     lead += "sort ran. The last lane is the time in which nothing did, coloured by why."
     if len(trace.ranks) > MOST_RANKS:
         lead += f" The first {MOST_RANKS} of {len(trace.ranks)} ranks."
-    return Section(
-        id="run-timeline", title="Over time", lead=lead, body=timeline(trace.ranks)
-    )
+    return Section(id="run-timeline", title="Over time", lead=lead, body=timeline(trace.ranks))
 
 
 def _idle(rank: RankTrace, which: str) -> Section:
@@ -155,7 +153,9 @@ def _cause(cause: IdleCause, longest_ns: int, span_ns: int) -> Html:
         "button",
         element("span", cause.cause.value),
         element(
-            "span", element("span", class_=f"fill {CAUSES[cause.cause]}", style=width), class_="track"
+            "span",
+            element("span", class_=f"fill {CAUSES[cause.cause]}", style=width),
+            class_="track",
         ),
         element("span", words),
         type="button",

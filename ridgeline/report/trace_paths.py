@@ -44,9 +44,7 @@ def _branches(
     groups: dict[str, list[Path]] = {}
     for path in paths:
         groups.setdefault(levels[0](path), []).append(path)
-    return [
-        _branch(name, members, levels, kinds, whole_ns) for name, members in groups.items()
-    ]
+    return [_branch(name, members, levels, kinds, whole_ns) for name, members in groups.items()]
 
 
 def _branch(

@@ -120,7 +120,6 @@ def _work(work: "Work") -> dict[str, Json]:
         "flops": work.flops,
         "counted_ns": work.counted_ns,
         "uncounted_ns": work.uncounted_ns,
-        "tensor_cores": _matrix(matrix_time(rank.kernels)),
         "operators": [_operator_work(one) for one in work.operators],
     }
 

@@ -94,17 +94,15 @@ def gaps_table(gaps: Sequence[NamedGap]) -> Html:
 
 
 _KERNEL_HEADERS = (
-    ("time", "share", "kernel", "what", "unit", "precision", "operator", "module")
-    + ("shapes", "count", "mean", "min", "max", "could use tensor cores")
+    *("time", "share", "kernel", "what", "unit", "precision", "operator", "module"),
+    *("shapes", "count", "mean", "min", "max", "could use tensor cores"),
 )
 
 
 def kernels_table(kernels: Sequence[KernelUse], most: int) -> Html:
     """A row per kernel, copy and fill, the longest first."""
     rows = [_kernel_row(use) for use in kernels[:most]]
-    return table(
-        list(_KERNEL_HEADERS), rows, is_searchable=True, foot=_rest(len(kernels), most)
-    )
+    return table(list(_KERNEL_HEADERS), rows, is_searchable=True, foot=_rest(len(kernels), most))
 
 
 def _kernel_row(use: KernelUse) -> list[Cell]:
@@ -127,9 +125,7 @@ def _kernel_row(use: KernelUse) -> list[Cell]:
     ]
 
 
-def operators_table(
-    operators: Sequence[OperatorUse], work: "Work | None", most: int
-) -> Html:
+def operators_table(operators: Sequence[OperatorUse], work: "Work | None", most: int) -> Html:
     """A row per operator and shapes; beside its bound where that was computed."""
     headers = ["time", "share", "operator", "shapes", "calls", "kernels"]
     beside: Mapping[int, OperatorWork] = {}

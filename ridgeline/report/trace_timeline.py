@@ -144,7 +144,9 @@ def _marks(rank: RankTrace, height: int) -> list[Html]:
     if len(rank.steps) > _MOST_MARKS:
         return []
     whole = rank.split
-    places = (round(_X_UNITS * (s.split.start_ns - whole.start_ns) / whole.span_ns) for s in rank.steps)
+    places = (
+        round(_X_UNITS * (s.split.start_ns - whole.start_ns) / whole.span_ns) for s in rank.steps
+    )
     return [
         element("path", d=f"M{x} 0V{height}", class_="rule", vector_effect="non-scaling-stroke")
         for x in places

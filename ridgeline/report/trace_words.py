@@ -21,6 +21,11 @@ def time_of(ns: float) -> str:
     return format_time(ns * _NS)
 
 
+def changed_by(ns: float) -> str:
+    """A difference in nanoseconds with its sign: "+1.20 ms"."""
+    return f"{'-' if ns < 0 else '+'}{time_of(abs(ns))}"
+
+
 def share_of(part_ns: int, whole_ns: int) -> str:
     """A share; "-" of nothing."""
     return format_percent(part_ns / whole_ns) if whole_ns else "-"

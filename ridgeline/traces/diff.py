@@ -159,9 +159,7 @@ def _time_ns(paths: Sequence[Path]) -> int:
     return sum(path.total_ns for path in paths)
 
 
-def _operator(
-    key: Key, olds: Sequence[Path], news: Sequence[Path], ratio: float
-) -> OperatorChange:
+def _operator(key: Key, olds: Sequence[Path], news: Sequence[Path], ratio: float) -> OperatorChange:
     return OperatorChange(
         module=key[0],
         op=key[1],

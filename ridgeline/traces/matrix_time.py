@@ -23,7 +23,7 @@ class EligibleTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MatrixTime:
-    """Time on the device: device_ns of all events, product_ns of matrix products (GEMM, convolution,
+    """Time on the device: device_ns of all, product_ns of matrix products (GEMM, convolution,
     attention, recurrent layers), on_unit_ns of those on tensor or matrix cores. eligible: the
     longest first.
     """

@@ -45,6 +45,8 @@ def paths(recording: Recording, found: Launches, modules: Rows) -> tuple[Path, .
             count=count,
             total_ns=total_ns,
         )
-        for at, count, total_ns in zip(first.tolist(), counts.tolist(), totals.tolist(), strict=True)
+        for at, count, total_ns in zip(
+            first.tolist(), counts.tolist(), totals.tolist(), strict=True
+        )
     )
     return tuple(sorted(rows, key=lambda row: -row.total_ns))

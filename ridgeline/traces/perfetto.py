@@ -36,8 +36,7 @@ def perfetto_document(recordings: Iterator[Recording]) -> Iterator[str]:
     for number, recording in enumerate(recordings):
         base_ns = recording.metadata.base_time_ns
         zero_ns = base_ns if zero_ns is None else zero_ns
-        for piece in _pieces(recording, number, base_ns - zero_ns):
-            yield piece
+        yield from _pieces(recording, number, base_ns - zero_ns)
     yield '{"ph":"M","name":"trace_written_by","pid":0,"args":{"name":"ridgeline"}}\n]}\n'
 
 
@@ -52,9 +51,7 @@ def _pieces(recording: Recording, number: int, shift_ns: int) -> Iterator[str]:
         yield _flows(recording, found, rows, (host, device), shift_ns)
     idle = gaps(recording, activity(recording).busy, found)
     for rows in _cut(np.arange(len(idle))):
-        yield "".join(
-            _gap(recording, gap, device, shift_ns) for gap in idle.at(rows.tolist())
-        )
+        yield "".join(_gap(recording, gap, device, shift_ns) for gap in idle.at(rows.tolist()))
 
 
 def _cut(rows: Rows) -> Iterator[Rows]:
