@@ -82,7 +82,7 @@ class LazyGroup(TyperGroup):
     ) -> tuple[str | None, object, list[str]]:
         """The command that the first word names, or the first two."""
         two = " ".join(args[:2])
-        return super().resolve_command(ctx, [two, *args[2:]] if two in _COMMANDS else args)  # type: ignore[return-value]
+        return super().resolve_command(ctx, [two, *args[2:]] if two in _COMMANDS else args)
 
     def get_command(self, ctx: "Context", cmd_name: str) -> object:  # type: ignore[override]
         """The command of that name. Raises RidgelineError with the nearest where there is none."""

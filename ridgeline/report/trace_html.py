@@ -65,7 +65,7 @@ def _page(trace: Trace, work: "Work | None", most: int) -> str:
         _timeline(trace),
         _idle(rank, which),
         _gaps(rank, which),
-        _ranks(trace),
+        _ranks(trace, most),
         *_steps(rank, which, most),
         _paths(rank, which),
         *_roofline(work),
@@ -177,10 +177,10 @@ def _gaps(rank: RankTrace, which: str) -> Section:
     )
 
 
-def _ranks(trace: Trace) -> Section:
+def _ranks(trace: Trace, most: int) -> Section:
     title = "Ranks" if len(trace.ranks) > 1 else "Totals"
     lead = "Compute, exposed communication, memory and idle make up the span."
-    return Section(id="run-ranks", title=title, lead=lead, body=ranks_table(trace.ranks))
+    return Section(id="run-ranks", title=title, lead=lead, body=ranks_table(trace.ranks, most))
 
 
 def _steps(rank: RankTrace, which: str, most: int) -> list[Section]:

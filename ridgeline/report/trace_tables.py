@@ -60,13 +60,13 @@ def _split_cells(split: Split) -> list[Cell]:
     ]
 
 
-def ranks_table(ranks: Sequence[RankTrace]) -> Html:
+def ranks_table(ranks: Sequence[RankTrace], most: int) -> Html:
     """A row per rank."""
     rows = [
         [Cell(text=rank_name(rank)), Cell(text=device_name(rank)), *_split_cells(rank.split)]
-        for rank in ranks
+        for rank in ranks[:most]
     ]
-    return table(["rank", "device", *_SPLIT], rows)
+    return table(["rank", "device", *_SPLIT], rows, foot=_rest(len(ranks), most))
 
 
 def steps_table(rank: RankTrace, most: int) -> Html:

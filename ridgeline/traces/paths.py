@@ -7,12 +7,15 @@ import numpy as np
 from ridgeline.traces.columns import ABSENT, Recording
 from ridgeline.traces.launches import Launches
 from ridgeline.traces.nesting import Rows
+from ridgeline.traces.steps import STEP
 from ridgeline.traces.usage import module_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Path:
-    """All runs of one kernel that one operator of one module launched. "" where not recorded."""
+    """All runs of one kernel that one operator of one module launched. "" where not recorded, as
+    where only a step is around it.
+    """
 
     module: str
     op: str
@@ -29,7 +32,9 @@ def paths(recording: Recording, found: Launches, modules: Rows) -> tuple[Path, .
         return ()
     names = recording.events.name
     kernel = names[found.rows].astype(np.int64)
-    op, module = (np.where(rows == ABSENT, ABSENT, names[rows]) for rows in (found.ops, modules))
+    is_step = np.array([STEP.fullmatch(name) is not None for name in recording.names], bool)
+    ops = np.where(is_step[names[found.ops]], ABSENT, found.ops)
+    op, module = (np.where(rows == ABSENT, ABSENT, names[rows]) for rows in (ops, modules))
     pairs, pair = np.unique((op + 1) * len(recording.names) + kernel, return_inverse=True)
     keys, first, place = np.unique(
         (module + 1) * len(pairs) + pair, return_index=True, return_inverse=True
@@ -40,7 +45,7 @@ def paths(recording: Recording, found: Launches, modules: Rows) -> tuple[Path, .
     rows = (
         Path(
             module=module_name(recording, int(modules[at])),
-            op="" if found.ops[at] == ABSENT else recording.name_of(int(found.ops[at])),
+            op="" if ops[at] == ABSENT else recording.name_of(int(ops[at])),
             kernel=recording.name_of(int(found.rows[at])),
             count=count,
             total_ns=total_ns,

@@ -118,7 +118,7 @@ def test_a_folder_that_is_missing_is_told_before_reading(
 
 @pytest.fixture
 def slower(tmp_path: Path) -> str:
-    return str(write(tmp_path / "slow.json", training(rank=20, num_steps=3)))
+    return str(write(tmp_path / "slow.json", training(rank=20), distributedInfo={"rank": 0}))
 
 
 def test_diff_says_what_became_slower(recording: str, slower: str, capsys: Captured) -> None:

@@ -51,12 +51,17 @@ def test_a_lane_is_as_high_as_the_share_that_ran(tmp_path: Path) -> None:
 
 
 def test_kernels_have_unit_precision_and_what_could_move(tmp_path: Path) -> None:
-    page = trace_page(found(tmp_path))
+    page = trace_page(found(tmp_path)).split('id="run-kernels"')[1]
     row = next(row for row in re.findall(r"<tr>(.*?)</tr>", page) if ">sgemm_128x64_nn" in row)
     cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
     assert cells[3:8] == ["gemm", "CUDA core", "fp32", "aten::mm", "–"]
     assert cells[-1] == "fp32 without TF32"
-    assert "0.0% of that on tensor or matrix cores" in page
+
+
+def test_the_share_on_tensor_cores_and_the_fix_are_told(tmp_path: Path) -> None:
+    part = trace_page(found(tmp_path)).split('id="run-matrix"')[1].split("</section>")[0]
+    assert "0.0% of that on tensor or matrix cores. 150 µs (36%) could move there." in part
+    assert "set_float32_matmul_precision" in part
 
 
 def test_names_cannot_break_out_and_leave_room(tmp_path: Path) -> None:

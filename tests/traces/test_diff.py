@@ -18,7 +18,7 @@ def runs(count: int, kernel_us: float, gap_us: float, name: str = "sgemm") -> li
     """`count` products, each after a wait for its launch, and no steps."""
     events = []
     for i in range(count):
-        at = (kernel_us + gap_us) * i
+        at = 10 + (kernel_us + gap_us) * i
         events += [op("aten::mm", at - 3, 3), call("cudaLaunchKernel", at - 2, 1, i + 1)]
         events.append(kernel(name, at, kernel_us, i + 1))
     return events

@@ -35,11 +35,11 @@ def test_a_span_shorter_than_the_bins_has_one_per_nanosecond(tmp_path: Path) -> 
 
 def test_a_gap_is_in_the_bins_where_it_lies(tmp_path: Path) -> None:
     calls = [call("cudaLaunchKernel", 0, 5, 1), call("cudaLaunchKernel", 140, 5, 2)]
-    rank = analysed(tmp_path, [*calls, kernel("a", 10, 40, 1), kernel("b", 90, 120, 2)])
+    rank = analysed(tmp_path, [*calls, kernel("a", 10, 48, 1), kernel("b", 106, 144, 2)])
     line = rank.timeline.coarser(5)
-    assert line.edges_ns == (0, 40_000, 80_000, 120_000, 160_000, 200_000)
-    assert line.idle_ns == {Cause.HOST: (0, 40_000, 0, 0, 0)}
-    assert line.compute_ns == (40_000, 0, 40_000, 40_000, 40_000)
+    assert line.edges_ns == (0, 48_000, 96_000, 144_000, 192_000, 240_000)
+    assert line.idle_ns == {Cause.HOST: (0, 48_000, 0, 0, 0)}
+    assert line.compute_ns == (48_000, 0, 48_000, 48_000, 48_000)
 
 
 def test_paths_name_module_operator_and_kernel(tmp_path: Path) -> None:
