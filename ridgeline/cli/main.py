@@ -48,6 +48,11 @@ _COMMANDS = {
         "trace_command",
         "Where the time went in what a machine recorded.",
     ),
+    "trace diff": (
+        "trace_diff",
+        "trace_diff_command",
+        "What changed between two recordings.",
+    ),
     "optimize": (
         "optimize",
         "optimize_command",
@@ -71,6 +76,13 @@ class LazyGroup(TyperGroup):
     def list_commands(self, ctx: "Context") -> list[str]:
         """Every command, in the order in which people meet them."""
         return list(_COMMANDS)
+
+    def resolve_command(  # type: ignore[override]
+        self, ctx: "Context", args: list[str]
+    ) -> tuple[str | None, object, list[str]]:
+        """The command that the first word names, or the first two."""
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if two in _COMMANDS else args)
 
     def get_command(self, ctx: "Context", cmd_name: str) -> object:  # type: ignore[override]
         """The command of that name. Raises RidgelineError with the nearest where there is none."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ridgeline.cli.options import AsJson, Top
+from ridgeline.cli.options import AsJson, HtmlFile, Top
 
 if TYPE_CHECKING:
     from ridgeline.traces.trace import Trace
@@ -25,6 +25,10 @@ Roofline = Annotated[
 MachineName = Annotated[
     str | None, typer.Option("--machine", help="For --roofline. Default: as the recording says.")
 ]
+PerfettoFile = Annotated[
+    Path | None,
+    typer.Option(help="Also write the events with every gap and its cause, for ui.perfetto.dev."),
+]
 
 
 def trace_command(
@@ -34,6 +38,8 @@ def trace_command(
     machine: MachineName = None,
     top: Top = 12,
     as_json: AsJson = False,
+    html: HtmlFile = None,
+    perfetto: PerfettoFile = None,
 ) -> None:
     """Where the device's time went, and why it was idle, from what torch.profiler recorded.
 
@@ -44,12 +50,29 @@ def trace_command(
       ridgeline trace traces/ --json > traces.json
 
       ridgeline trace trace.json.gz --roofline --machine h100
+
+      ridgeline trace traces/ --html report.html --perfetto gaps.json.gz
+
+      ridgeline trace diff before.json.gz after.json.gz
     """
     from ridgeline.cli.optimize import progress_on_stderr
+    from ridgeline.report.files import require_place
     from ridgeline.traces.trace import trace
 
+    require_place(html)
+    require_place(perfetto)
     found = trace(recordings, has_stacks=not no_stacks, progress=progress_on_stderr())
     work = work_in(found, machine) if roofline or machine else None
+    if html is not None:
+        from ridgeline.report.files import write_text
+        from ridgeline.report.trace_html import trace_page
+
+        print(f"report: {write_text(html, trace_page(found, work))}", file=sys.stderr)
+    if perfetto is not None:
+        from ridgeline.report.trace_perfetto import write_perfetto
+
+        write_perfetto(perfetto, recordings, has_stacks=not no_stacks)
+        print(f"for ui.perfetto.dev: {perfetto}", file=sys.stderr)
     if as_json:
         from ridgeline.report.trace_record import trace_json
 

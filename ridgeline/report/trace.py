@@ -10,6 +10,8 @@ from ridgeline.report.trace_words import (
     DEFINITIONS,
     SPLIT_HEADERS,
     device_name,
+    launch_words,
+    matrix_words,
     notes,
     rank_name,
     share_of,
@@ -19,11 +21,14 @@ from ridgeline.report.trace_words import (
     span_range,
     split_cells,
     time_of,
+    unit_words,
     verdict,
 )
 from ridgeline.traces.idle import EXPLANATIONS
 from ridgeline.traces.launches import LaunchStatistics
+from ridgeline.traces.matrix_time import matrix_time
 from ridgeline.traces.rank import RankTrace
+from ridgeline.traces.tensor_cores import FIXES
 from ridgeline.traces.trace import Trace
 from ridgeline.units import format_percent
 
@@ -41,6 +46,7 @@ def print_trace(stream: TextIO, trace: Trace, *, top: int) -> None:
     title = f"rank {rank_name(rank)}: " if len(trace.ranks) > 1 else ""
     _steps(console, title, rank)
     _kernels(console, title, rank, top)
+    _matrix(console, title, rank, top)
     _operators(console, title, rank, top)
     _launches(console, title, rank.launches)
     _idle(console, title, rank)
@@ -80,12 +86,16 @@ def _steps(console: Console, title: str, rank: RankTrace) -> None:
 
 def _kernels(console: Console, title: str, rank: RankTrace, top: int) -> None:
     _title(console, f"{title}kernels, copies and fills")
-    headers = ["kernel", "operator", "module", "count", "total", "share", "min", "mean", "max"]
+    headers = ["kernel", "operator", "module", "what", "unit", "precision"]
+    headers += ["count", "total", "share", "min", "mean", "max"]
     rows = [
         [
             shortened(use.name),
             shortened(use.op, 32) or "-",
             shortened(use.module, 24) or "-",
+            use.what.op.value,
+            unit_words(use.what),
+            use.what.precision.value,
             f"{use.count:,}",
             time_of(use.total_ns),
             format_percent(use.share),
@@ -95,7 +105,31 @@ def _kernels(console: Console, title: str, rank: RankTrace, top: int) -> None:
         ]
         for use in rank.kernels[:top]
     ]
-    grid(console, headers, rows + _more(rank.kernels, top, len(headers)), left=3)
+    grid(console, headers, rows + _more(rank.kernels, top, len(headers)), left=6)
+
+
+def _matrix(console: Console, title: str, rank: RankTrace, top: int) -> None:
+    found = matrix_time(rank.kernels)
+    if not found.product_ns:
+        return
+    _title(console, f"{title}tensor cores")
+    line(console, matrix_words(found))
+    if not found.eligible:
+        return
+    rows = [
+        [
+            one.reason.value,
+            FIXES[one.reason],
+            f"{one.num_kernels:,}",
+            time_of(one.time_ns),
+            share_of(one.time_ns, found.device_ns),
+            shortened(one.example.name, 48),
+            shortened(one.example.tensor_core.why, 80),
+        ]
+        for one in found.eligible[:top]
+    ]
+    headers = ["not on them because", "to change", "kernels", "time", "share", "longest", "why"]
+    grid(console, headers, rows, left=2, text=(5, 6))
 
 
 def _operators(console: Console, title: str, rank: RankTrace, top: int) -> None:
@@ -121,17 +155,7 @@ def _launches(console: Console, title: str, found: LaunchStatistics | None) -> N
     if found is None:
         return
     _title(console, f"{title}launches")
-    late = share_of(found.num_immediate, found.num_launches)
-    text = (
-        f"{found.num_launches:,} launches; from call to start {time_of(found.median_latency_ns)} "
-        f"median, {time_of(found.p90_latency_ns)} at the 90th percentile, "
-        f"{time_of(found.max_latency_ns)} at most; {late} started within 10 µs, that is, were not "
-        f"queued. On average {found.mean_queue:.1f} were waiting when another was launched, "
-        f"{found.max_queue:,} at most."
-    )
-    if found.num_unknown:
-        text += f" Of {found.num_unknown:,} events on the device the launch was not recorded."
-    line(console, text)
+    line(console, launch_words(found))
 
 
 def _idle(console: Console, title: str, rank: RankTrace) -> None:

@@ -6,8 +6,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ridgeline.report.trace_words import notes, slowest, verdict
+from ridgeline.traces.matrix_time import MatrixTime, matrix_time
 from ridgeline.traces.rank import IdleCause, NamedGap, RankTrace
 from ridgeline.traces.split import Split
+from ridgeline.traces.tensor_cores import FIXES
 from ridgeline.traces.trace import Trace
 from ridgeline.traces.usage import KernelUse
 
@@ -39,6 +41,7 @@ def record(trace: Trace) -> dict[str, Json]:
         "gaps": [_gap(gap) for gap in rank.gaps],
         "fixes": [asdict(fix) for fix in rank.fixes],
         "kernels": [_kernel(use) for use in rank.kernels],
+        "tensor_cores": _matrix(matrix_time(rank.kernels)),
         "operators": [{**asdict(use), "shapes": use.shapes} for use in rank.operators],
         "launches": asdict(rank.launches) if rank.launches else None,
     }
@@ -77,7 +80,38 @@ def _gap(gap: NamedGap) -> dict[str, Json]:
 
 
 def _kernel(use: KernelUse) -> dict[str, Json]:
-    return {**asdict(use), "kind": use.kind.name.lower(), "mean_ns": use.mean_ns}
+    what, able = use.what, use.tensor_core
+    plain = ("name", "count", "total_ns", "min_ns", "max_ns", "share", "op", "shapes", "module")
+    return {
+        **{key: getattr(use, key) for key in plain},
+        "mean_ns": use.mean_ns,
+        "kind": use.kind.name.lower(),
+        "what": what.op.value,
+        "unit": what.unit.value,
+        "precision": what.precision.value,
+        "rule": what.reason,
+        "is_eligible": able.reason.is_eligible,
+        "why": able.why,
+    }
+
+
+def _matrix(found: MatrixTime) -> dict[str, Json]:
+    return {
+        "device_ns": found.device_ns,
+        "product_ns": found.product_ns,
+        "on_unit_ns": found.on_unit_ns,
+        "share": found.unit_share,
+        "eligible": [
+            {
+                "reason": one.reason.value,
+                "fix": FIXES[one.reason],
+                "num_kernels": one.num_kernels,
+                "time_ns": one.time_ns,
+                "example": one.example.name,
+            }
+            for one in found.eligible
+        ],
+    }
 
 
 def _work(work: "Work") -> dict[str, Json]:
@@ -102,4 +136,5 @@ def _operator_work(one: "OperatorWork") -> dict[str, Json]:
         "bytes_per_s": one.bytes_per_s,
         "datasheet_fraction": one.datasheet_fraction,
         "achievable_fraction": one.achievable_fraction,
+        "bound": one.bound.value,
     }

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 
 from ridgeline.traces.fixes import Fix
+from ridgeline.traces.kernel_kinds import Unit
+from ridgeline.traces.kernels import Kernel
+from ridgeline.traces.launches import LaunchStatistics
+from ridgeline.traces.matrix_time import MatrixTime
 from ridgeline.traces.rank import IdleCause, RankTrace
 from ridgeline.traces.split import Split
 from ridgeline.traces.trace import Trace
@@ -15,6 +19,11 @@ _MOST_INPUTS = 6
 def time_of(ns: float) -> str:
     """Nanoseconds as people read them."""
     return format_time(ns * _NS)
+
+
+def changed_by(ns: float) -> str:
+    """A difference in nanoseconds with its sign: "+1.20 ms"."""
+    return f"{'-' if ns < 0 else '+'}{time_of(abs(ns))}"
 
 
 def share_of(part_ns: int, whole_ns: int) -> str:
@@ -128,6 +137,43 @@ def notes(trace: Trace) -> list[str]:
         note if len(ranks) == len(trace.ranks) else f"rank {', '.join(ranks)}: {note}"
         for note, ranks in found.items()
     ]
+
+
+def launch_words(found: LaunchStatistics) -> str:
+    """How far ahead of the device the host was."""
+    late = share_of(found.num_immediate, found.num_launches)
+    text = (
+        f"{found.num_launches:,} launches; from call to start {time_of(found.median_latency_ns)} "
+        f"median, {time_of(found.p90_latency_ns)} at the 90th percentile, "
+        f"{time_of(found.max_latency_ns)} at most; {late} started within 10 µs, that is, were not "
+        f"queued. On average {found.mean_queue:.1f} were waiting when another was launched, "
+        f"{found.max_queue:,} at most."
+    )
+    if found.num_unknown:
+        text += f" Of {found.num_unknown:,} events on the device the launch was not recorded."
+    return text
+
+
+def unit_words(kernel: Kernel) -> str:
+    """ "tensor core"; "-" of what computes nothing, "?" of what nobody knows."""
+    return _UNITS.get(kernel.unit, kernel.unit.value)
+
+
+_UNITS = {Unit.NONE: "-", Unit.UNKNOWN: "?"}
+
+
+def matrix_words(found: MatrixTime) -> str:
+    """How much of the time of matrix products was on tensor cores, and what could move there."""
+    if found.unit_share is None:
+        return "No kernel is a matrix product by its name."
+    text = (
+        f"Matrix products take {share_of(found.product_ns, found.device_ns)} of the device's "
+        f"time, {format_percent(found.unit_share)} of that on tensor or matrix cores."
+    )
+    able_ns = sum(one.time_ns for one in found.eligible)
+    if able_ns:
+        text += f" {time_of(able_ns)} ({share_of(able_ns, found.device_ns)}) could move there."
+    return text
 
 
 DEFINITIONS = (

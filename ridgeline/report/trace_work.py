@@ -1,9 +1,12 @@
-"""The terminal table of operators beside their bound."""
+"""Operators beside their bound: the terminal's table, the page's roofline."""
 
+from collections import Counter
 from typing import TextIO
 
 from ridgeline.machines import Ceiling
 from ridgeline.report.console import console_on, grid, line
+from ridgeline.report.markup import Html, element, elided
+from ridgeline.report.roofline import Dot, roofline, roofs_of
 from ridgeline.report.trace_words import share_of, shortened, shorter_shapes, time_of
 from ridgeline.traces.work import OperatorWork, Work
 from ridgeline.units import format_count, format_percent, format_rate
@@ -17,13 +20,17 @@ def print_work(stream: TextIO, work: Work, *, top: int) -> None:
     headers = ["operator", "shapes", "dtype", "calls", "time", "FLOPs", "bytes"]
     headers += ["of datasheet", "of achievable"]
     grid(console, headers, [_row(one) for one in work.operators[:top]], left=2)
+    line(console, work_words(work))
+
+
+def work_words(work: Work) -> str:
+    """How much matrix work was counted, and in which part of the time."""
     both_ns = work.counted_ns + work.uncounted_ns
-    line(
-        console,
+    return (
         f"Matrix work of {format_count(work.flops, 'FLOP')} in all: "
         f"{format_percent(work.peak_fraction(Ceiling.DATASHEET))} of what the datasheet's peak "
         f"would do in the span. Counted: {share_of(work.counted_ns, both_ns)} of the time on the "
-        "device; not: operators without shapes or cost rule, communication, copies over the link.",
+        "device; not: operators without shapes or cost rule, communication, copies over the link."
     )
 
 
@@ -39,3 +46,33 @@ def _row(one: OperatorWork) -> list[str]:
         format_percent(one.datasheet_fraction),
         format_percent(one.achievable_fraction),
     ]
+
+
+def work_roofline(work: Work, most: int) -> Html:
+    """A dot for each of the `most` longest operators with matrix work, under both ceilings of the
+    type that most of that time was in.
+    """
+    products = [one for one in work.operators if one.cost.flops and one.cost.nbytes]
+    if not products:
+        return element("p", "No operator with recorded shapes does matrix work.")
+    times: Counter[str] = Counter()
+    for one in products:
+        times[one.dtype] += one.use.total_ns
+    ((dtype, _),) = times.most_common(1)
+    return roofline(roofs_of(work.machine, dtype), [_dot(one) for one in products[:most]])
+
+
+def _dot(one: OperatorWork) -> Dot:
+    tip = (
+        f"{elided(one.use.name)}\n{elided(shorter_shapes(one.use.shapes))} {one.dtype}\n"
+        f"{one.use.count:,} calls, {time_of(one.use.total_ns)}\n"
+        f"{format_rate(one.flops_per_s, 'FLOP')}, {format_rate(one.bytes_per_s, 'B')}\n"
+        f"{format_percent(one.achievable_fraction)} of achievable"
+    )
+    return Dot(
+        intensity=one.cost.flops / one.cost.nbytes,
+        flops_per_s=one.flops_per_s,
+        share=one.use.share,
+        bound=one.bound.value,
+        tip=tip,
+    )

@@ -1,7 +1,7 @@
 """Why the device was idle: every gap in which nothing ran on it, with one cause."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -105,10 +105,20 @@ class Gaps:
         }
         return dict(sorted(found.items(), key=lambda item: -item[1][0]))
 
+    def of(self, cause: Cause) -> Intervals:
+        """When nothing ran for that cause."""
+        mine = self.cause == _CAUSES.index(cause)
+        start = self.start_ns[mine]
+        return Intervals(start, start + self.duration_ns[mine])
+
     def longest(self, count: int) -> tuple[Gap, ...]:
         """The longest gaps, the longest first."""
         order = np.argsort(-self.duration_ns, kind="stable")[:count]
-        return tuple(self._gap(i) for i in order.tolist())
+        return self.at(order.tolist())
+
+    def at(self, places: Sequence[int]) -> tuple[Gap, ...]:
+        """The gaps at these places."""
+        return tuple(self._gap(i) for i in places)
 
     def _gap(self, i: int) -> Gap:
         return Gap(

@@ -1,6 +1,6 @@
 """Where the device's time went by what its kernels are: op type, number format, unit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ def kernel_times(recording: Recording) -> tuple[KernelTime, ...]:
     times = np.zeros(len(kept), np.int64)
     np.add.at(times, inverse, duration)
     names = [recording.names[number] for number in kept.tolist()]
-    is_amd = _is_amd(recording, names)
+    is_amd = is_amd_device(recording, names)
     found = (
         KernelTime(kernel=classify(name, is_amd=is_amd), count=count, time_ns=time)
         for name, count, time in zip(names, counts.tolist(), times.tolist(), strict=True)
@@ -36,7 +36,8 @@ def kernel_times(recording: Recording) -> tuple[KernelTime, ...]:
     return tuple(sorted(found, key=lambda one: (-one.time_ns, one.kernel.name)))
 
 
-def _is_amd(recording: Recording, names: list[str]) -> bool:
+def is_amd_device(recording: Recording, names: Sequence[str]) -> bool:
+    """Whether the kernels of these names ran on a device of AMD's."""
     devices = recording.metadata.devices
     calls = recording.events.name[recording.events.where(Kind.RUNTIME)]
     is_hip = any(recording.names[number].startswith("hip") for number in np.unique(calls).tolist())

@@ -6,10 +6,12 @@ from ridgeline.traces.columns import ABSENT, Device, Kind, Recording
 from ridgeline.traces.fixes import Fix, fixes
 from ridgeline.traces.idle import Cause, Gap, Gaps, gaps
 from ridgeline.traces.launches import LaunchStatistics, launch_statistics, launches
+from ridgeline.traces.paths import Path, paths
 from ridgeline.traces.split import Split, activity, split
 from ridgeline.traces.stacks import Stacks
 from ridgeline.traces.steps import steps
-from ridgeline.traces.usage import KernelUse, OperatorUse, kernel_uses, operator_uses
+from ridgeline.traces.timeline import Timeline, timeline
+from ridgeline.traces.usage import KernelUse, OperatorUse, kernel_uses, modules_of, operator_uses
 from ridgeline.units import counted
 
 NUM_GAPS = 20
@@ -62,7 +64,9 @@ class RankTrace:
     num_recorded: int
     split: Split
     steps: tuple[StepSplit, ...]
+    timeline: Timeline
     kernels: tuple[KernelUse, ...]
+    paths: tuple[Path, ...]
     operators: tuple[OperatorUse, ...]
     launches: LaunchStatistics | None
     idle_causes: tuple[IdleCause, ...]
@@ -78,20 +82,25 @@ def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
     found, active = launches(recording), activity(recording)
     whole = split(active)
     idle = gaps(recording, active.busy, found)
+    modules, devices = modules_of(recording, found), used_devices(recording)
     meta = recording.metadata
     return RankTrace(
         source=recording.source,
         rank=meta.rank,
         world_size=meta.world_size,
         base_time_ns=meta.base_time_ns,
-        devices=used_devices(recording),
+        devices=devices,
         num_recorded=meta.num_recorded,
         split=whole,
         steps=tuple(
             StepSplit(name=step.name, split=split(active, step.start_ns, step.end_ns))
             for step in steps(recording, found)
         ),
-        kernels=kernel_uses(recording, found),
+        timeline=timeline(active, idle),
+        kernels=kernel_uses(
+            recording, found, modules, devices[0].compute_capability if devices else None
+        ),
+        paths=paths(recording, found, modules),
         operators=operator_uses(recording, found),
         launches=launch_statistics(recording.events, found),
         idle_causes=idle_causes(idle, whole.idle_ns),

@@ -8,7 +8,8 @@ import numpy as np
 from ridgeline.traces.columns import ABSENT, Kind, Recording
 from ridgeline.traces.launches import Launches
 
-_STEP = re.compile(r"ProfilerStep#\d+")
+STEP = re.compile(r"ProfilerStep#\d+")
+"""How torch.profiler calls the ranges of steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,7 @@ def steps(recording: Recording, found: Launches) -> tuple[Step, ...]:
     not mark any (torch.profiler's `step()`).
     """
     events = recording.events
-    is_step = np.array([_STEP.fullmatch(name) is not None for name in recording.names], bool)
+    is_step = np.array([STEP.fullmatch(name) is not None for name in recording.names], bool)
     marks = events.where(Kind.ANNOTATION)
     marks = marks[is_step[events.name[marks]]]
     marks = marks[np.argsort(events.start_ns[marks], kind="stable")]

@@ -8,8 +8,11 @@ import numpy as np
 
 from ridgeline.traces.columns import ABSENT, Digests, Json, Kind, Recording
 from ridgeline.traces.intervals import Times
+from ridgeline.traces.kernel_time import is_amd_device
+from ridgeline.traces.kernels import Kernel, classify
 from ridgeline.traces.launches import Launches
 from ridgeline.traces.nesting import Rows, innermost
+from ridgeline.traces.tensor_cores import Eligibility, eligibility
 
 _TRANSFER = re.compile(r"Memcpy (?:HtoD|DtoH)|CopyHostToDevice|CopyDeviceToHost")
 MODULE_PREFIX = "nn.Module: "
@@ -18,11 +21,15 @@ MODULE_PREFIX = "nn.Module: "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelUse:
-    """All runs of the kernels of one name. share: of the time of all events on the device. op,
-    shapes, module: of the operator that spent most on it; "" where they were not recorded.
+    """All runs of the kernels of one name. what: what it is, by its name and the operator's types;
+    tensor_core: whether a tensor core does its work, or could. share: of the time of all events on
+    the device. op, shapes, module: of the operator that spent most on it; "" where they were not
+    recorded.
     """
 
     name: str
+    what: Kernel
+    tensor_core: Eligibility
     kind: Kind
     count: int
     total_ns: int
@@ -71,10 +78,16 @@ class OperatorUse:
         return shapes_words(self.inputs)
 
 
-def kernel_uses(recording: Recording, found: Launches) -> tuple[KernelUse, ...]:
-    """Every kernel, copy and fill by name, the one that took longest first."""
+def kernel_uses(
+    recording: Recording,
+    found: Launches,
+    modules: Rows,
+    capability: tuple[int, int] | None = None,
+) -> tuple[KernelUse, ...]:
+    """Every kernel, copy and fill by name, the one that took longest first. modules: the row of the
+    module around each launch. capability: the device's compute capability.
+    """
     events = recording.events
-    modules = _modules(recording, found)
     duration = events.duration_ns[found.rows]
     names = events.name[found.rows]
     order = np.lexsort((duration, names))
@@ -82,23 +95,36 @@ def kernel_uses(recording: Recording, found: Launches) -> tuple[KernelUse, ...]:
     lasts = np.append(firsts[1:], len(order)) - 1
     totals = np.add.reduceat(duration[order], firsts) if len(order) else duration
     whole_ns = max(1, int(duration.sum()))
+    is_amd = is_amd_device(recording, [recording.names[n] for n in names[order[firsts]].tolist()])
     uses = []
     for first, last, total_ns in zip(firsts.tolist(), lasts.tolist(), totals.tolist(), strict=True):
         mine = order[first : last + 1]
         op = _dearest(recording, found, mine, duration)
         row = int(found.rows[mine[0]])
+        op_name = "" if op == ABSENT else recording.name_of(int(found.ops[op]))
+        inputs = () if op == ABSENT else inputs_of(recording, int(found.ops[op]))
+        types = [one.type for one in inputs]
+        what = classify(recording.name_of(row), input_types=types, is_amd=is_amd)
         uses.append(
             KernelUse(
-                name=recording.name_of(row),
+                name=what.name,
+                what=what,
+                tensor_core=eligibility(
+                    what,
+                    operator=op_name,
+                    shapes=[one.shape for one in inputs],
+                    input_types=types,
+                    capability=capability,
+                ),
                 kind=Kind(int(events.kind[row])),
                 count=len(mine),
                 total_ns=total_ns,
                 min_ns=int(duration[mine[0]]),
                 max_ns=int(duration[mine[-1]]),
                 share=total_ns / whole_ns,
-                op="" if op == ABSENT else recording.name_of(int(found.ops[op])),
-                shapes="" if op == ABSENT else _shapes_at(recording, int(found.ops[op])),
-                module="" if op == ABSENT else _module_name(recording, int(modules[op])),
+                op=op_name,
+                shapes=shapes_words(inputs),
+                module="" if op == ABSENT else module_name(recording, int(modules[op])),
             )
         )
     return tuple(sorted(uses, key=lambda use: -use.total_ns))
@@ -117,7 +143,7 @@ def _dearest(recording: Recording, found: Launches, mine: Rows, duration: Times)
     return int(of_dearest[duration[of_dearest].argmax()])
 
 
-def _modules(recording: Recording, found: Launches) -> Rows:
+def modules_of(recording: Recording, found: Launches) -> Rows:
     """The row of the nn.Module around each launch; ABSENT where none was recorded."""
     events = recording.events
     is_module = np.array([name.startswith(MODULE_PREFIX) for name in recording.names], bool)
@@ -130,7 +156,8 @@ def _modules(recording: Recording, found: Launches) -> Rows:
     return modules
 
 
-def _module_name(recording: Recording, row: int) -> str:
+def module_name(recording: Recording, row: int) -> str:
+    """The name of the module whose range is in that row; "" of ABSENT."""
     return "" if row == ABSENT else recording.name_of(row).removeprefix(MODULE_PREFIX)
 
 
@@ -206,10 +233,6 @@ def inputs_of(recording: Recording, row: int) -> tuple[Input, ...]:
         Input(shape=_shape(shape), type=str(kind), value=str(value))
         for shape, kind, value in zip(shapes, types, values, strict=False)
     )
-
-
-def _shapes_at(recording: Recording, row: int) -> str:
-    return shapes_words(inputs_of(recording, row))
 
 
 def _shape(dims: Json) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ridgeline.cost.op_cost import OpCost
-from ridgeline.cost.roofline import compute_dtype, roofline_times
+from ridgeline.cost.roofline import Bound, compute_dtype, roofline_times
 from ridgeline.cost.rules import cost_of
 from ridgeline.errors import MachineError, RidgelineError, TraceError
 from ridgeline.graph.node import Argument, Node, Ref
@@ -46,7 +46,8 @@ _CONVOLUTIONS = {"cudnn_convolution": 2, "miopen_convolution": 3}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorWork:
     """An operator and what it had to do. cost: of one run; dtype: that it computes in.
-    *_fraction: how near to the roofline of the datasheet, and of the best that anyone has measured.
+    *_fraction: how near to the roofline of the datasheet, and of the best that anyone has measured;
+    bound: what the latter's roofline waits for.
     """
 
     use: OperatorUse
@@ -54,6 +55,7 @@ class OperatorWork:
     dtype: str
     datasheet_fraction: float
     achievable_fraction: float
+    bound: Bound
 
     @property
     def time_s(self) -> float:
@@ -147,16 +149,17 @@ _UNCOUNTED = (RidgelineError, RuntimeError, ValueError, TypeError, LookupError, 
 def _beside(use: OperatorUse, node: Node, cost: OpCost, machine: Machine) -> OperatorWork:
     dtype = compute_dtype(node)
     measured_s = max(1, use.total_ns) * 1e-9 / use.count
-    fractions = {
-        ceiling: roofline_times(cost, cost.nbytes, dtype, machine, ceiling, 0.0).time_s / measured_s
+    bounds = {
+        ceiling: roofline_times(cost, cost.nbytes, dtype, machine, ceiling, 0.0)
         for ceiling in Ceiling
     }
     return OperatorWork(
         use=use,
         cost=cost,
         dtype=dtype,
-        datasheet_fraction=fractions[Ceiling.DATASHEET],
-        achievable_fraction=fractions[Ceiling.ACHIEVABLE],
+        datasheet_fraction=bounds[Ceiling.DATASHEET].time_s / measured_s,
+        achievable_fraction=bounds[Ceiling.ACHIEVABLE].time_s / measured_s,
+        bound=bounds[Ceiling.ACHIEVABLE].bound,
     )
 
 

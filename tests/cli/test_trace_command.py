@@ -94,3 +94,53 @@ def test_it_does_not_load_torch(recording: str) -> None:
         f"assert run(['trace', {recording!r}]) == 0; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_page_and_the_file_for_perfetto_are_written(
+    recording: str, tmp_path: Path, capsys: Captured
+) -> None:
+    import gzip
+
+    page, gaps = tmp_path / "report.html", tmp_path / "gaps.json.gz"
+    assert run(["trace", recording, "--html", str(page), "--perfetto", str(gaps)]) == 0
+    assert page.read_text().startswith("<!doctype html>")
+    events = json.loads(gzip.decompress(gaps.read_bytes()))["traceEvents"]
+    assert sum(event.get("cat") == "idle" for event in events) == 5
+    assert f"report: {page}" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_missing_is_told_before_reading(
+    recording: str, tmp_path: Path, capsys: Captured
+) -> None:
+    assert run(["trace", recording, "--html", str(tmp_path / "no" / "a.html")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.fixture
+def slower(tmp_path: Path) -> str:
+    return str(write(tmp_path / "slow.json", training(rank=20), distributedInfo={"rank": 0}))
+
+
+def test_diff_says_what_became_slower(recording: str, slower: str, capsys: Captured) -> None:
+    assert run(["trace", "diff", recording, slower, "--fail-if", "slower=5%"]) == 0
+    text = capsys.readouterr().out
+    assert text.splitlines()[0] == ("3.7% slower: 540 µs before, 560 µs after; memory +60.0 µs.")
+    for part in ("From before to after", "idle: host-bound launch", "aten::mm"):
+        assert part in text
+
+
+def test_diff_fails_where_it_is_slower_than_allowed(
+    recording: str, slower: str, capsys: Captured
+) -> None:
+    assert run(["trace", "diff", recording, slower, "--fail-if", "slower=3%", "--json"]) == 1
+    captured = capsys.readouterr()
+    answer = json.loads(captured.out)
+    assert (answer["before_ns"], answer["after_ns"]) == (540_000, 560_000)
+    assert sum(part["change_ns"] for part in answer["categories"]) == 20_000
+    assert captured.err == "ridgeline: 3.7% slower, more than slower=3% allows.\n"
+    assert run(["trace", "diff", slower, recording, "--fail-if", "slower=0%"]) == 0
+
+
+def test_a_limit_that_is_none_is_one_sentence(recording: str, capsys: Captured) -> None:
+    assert run(["trace", "diff", recording, recording, "--fail-if", "3%"]) == 2
+    assert "write it as slower=3%" in capsys.readouterr().err

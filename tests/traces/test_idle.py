@@ -10,7 +10,7 @@ from ridgeline.traces.idle import Cause
 from ridgeline.traces.kineto import read_kineto
 from ridgeline.traces.launches import launch_statistics, launches
 from ridgeline.traces.rank import RankTrace, analyse
-from ridgeline.traces.usage import kernel_uses, operator_uses
+from ridgeline.traces.usage import kernel_uses, modules_of, operator_uses
 
 # One kernel until 50 µs, then nothing until the next at 150 µs.
 FIRST = [call("cudaLaunchKernel", 0, 5, 1), kernel("first", 10, 40, 1)]
@@ -87,7 +87,11 @@ def test_launches_are_joined_by_correlation_and_time(tmp_path: Path) -> None:
     joined = launches(recording)
     calls = [recording.name_of(r) for r in joined.calls]
     assert calls == [*["cudaLaunchKernel"] * 3, "cudaMemcpyAsync"] * 2
-    (use,) = (u for u in kernel_uses(recording, joined) if u.name == "sgemm_128x64_nn")
+    (use,) = (
+        u
+        for u in kernel_uses(recording, joined, modules_of(recording, joined))
+        if u.name == "sgemm_128x64_nn"
+    )
     assert (use.op, use.shapes, use.count) == ("aten::mm", "[64, 32] [32, 16]", 2)
     assert (use.total_ns, use.min_ns, use.max_ns) == (100_000, 50_000, 50_000)
     (row,) = (u for u in operator_uses(recording, joined) if u.name == "aten::mm")

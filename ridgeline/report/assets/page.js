@@ -43,9 +43,10 @@
   for (const cell of document.querySelectorAll("[data-filter]")) {
     cell.addEventListener("click", () => {
       const group = cell.closest(".group") || document;
-      const map = cell.closest(".treemap");
+      const map = cell.closest(".treemap,.icicle,.bars");
       const detail = cell.closest("section").querySelector(".detail");
-      const field = group.querySelector("input.search");
+      const named = document.getElementById(cell.dataset.table || "");
+      const field = (named || group).querySelector("input.search");
       const isChosen = cell.classList.contains("chosen");
       for (const other of map.querySelectorAll(".chosen")) other.classList.remove("chosen");
       cell.classList.toggle("chosen", !isChosen);
