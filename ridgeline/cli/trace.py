@@ -9,6 +9,7 @@ import typer
 from ridgeline.cli.options import AsJson, HtmlFile, Top
 
 if TYPE_CHECKING:
+    from ridgeline.traces.sampled import RankSamples
     from ridgeline.traces.trace import Trace
     from ridgeline.traces.work import Work
 
@@ -31,11 +32,25 @@ PerfettoFile = Annotated[
 ]
 
 
+Dcgm = Annotated[
+    Path | None, typer.Option(help="A log of DCGM from the same time: averages per step and rank.")
+]
+DcgmStart = Annotated[
+    float | None, typer.Option(help="When its first sample was taken, seconds since 1970.")
+]
+DcgmPeriod = Annotated[
+    float | None, typer.Option(min=1e-3, help="Seconds between samples. Default: 1.")
+]
+
+
 def trace_command(
     recordings: Recordings,
     no_stacks: NoStacks = False,
     roofline: Roofline = False,
     machine: MachineName = None,
+    dcgm: Dcgm = None,
+    dcgm_start: DcgmStart = None,
+    dcgm_period: DcgmPeriod = None,
     top: Top = 12,
     as_json: AsJson = False,
     html: HtmlFile = None,
@@ -63,6 +78,7 @@ def trace_command(
     require_place(perfetto)
     found = trace(recordings, has_stacks=not no_stacks, progress=progress_on_stderr())
     work = work_in(found, machine) if roofline or machine else None
+    sampled = samples_in(found, dcgm, dcgm_start, dcgm_period) if dcgm else None
     if html is not None:
         from ridgeline.report.files import write_text
         from ridgeline.report.trace_html import trace_page
@@ -76,11 +92,17 @@ def trace_command(
     if as_json:
         from ridgeline.report.trace_record import trace_json
 
-        print(trace_json(found, work))
+        print(trace_json(found, work, sampled))
         return
     from ridgeline.report.trace import print_trace
+    from ridgeline.report.trace_ranks import print_ranks
 
     print_trace(sys.stdout, found, top=top)
+    print_ranks(sys.stdout, found, top=top)
+    if sampled is not None:
+        from ridgeline.report.trace_samples import print_samples
+
+        print_samples(sys.stdout, sampled)
     if work is not None:
         from ridgeline.report.trace_work import print_work
 
@@ -94,3 +116,15 @@ def work_in(found: "Trace", machine: str | None) -> "Work":
 
     rank = slowest(found.ranks)
     return work_of(rank, machine_of(rank, machine))
+
+
+def samples_in(
+    found: "Trace", log: Path, start_s: float | None, period_s: float | None
+) -> "tuple[RankSamples, ...]":
+    """What DCGM sampled in the steps of every rank."""
+    from ridgeline.traces.dcgm import read_dcgm
+    from ridgeline.traces.sampled import join_samples
+
+    start_ns = None if start_s is None else round(start_s * 1e9)
+    period_ns = None if period_s is None else round(period_s * 1e9)
+    return join_samples(read_dcgm(log, start_ns=start_ns, period_ns=period_ns), found.ranks)

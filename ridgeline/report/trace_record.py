@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ridgeline.report.trace_ranks import ranks_record
+from ridgeline.report.trace_samples import samples_record
 from ridgeline.report.trace_words import notes, slowest, verdict
 from ridgeline.traces.matrix_time import MatrixTime, matrix_time
 from ridgeline.traces.rank import IdleCause, NamedGap, RankTrace
@@ -16,14 +18,23 @@ from ridgeline.traces.usage import KernelUse
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 if TYPE_CHECKING:
+    from ridgeline.traces.sampled import RankSamples
     from ridgeline.traces.work import OperatorWork, Work
 
 SCHEMA = 1
 
 
-def trace_json(trace: Trace, work: "Work | None" = None) -> str:
-    """The record as one JSON object, `work` beside it where it is given."""
-    found = record(trace) if work is None else {**record(trace), "work": _work(work)}
+def trace_json(
+    trace: Trace,
+    work: "Work | None" = None,
+    sampled: Sequence["RankSamples"] | None = None,
+) -> str:
+    """The record as one JSON object, `work` and `dcgm` beside it where they are given."""
+    found = record(trace)
+    if work is not None:
+        found["work"] = _work(work)
+    if sampled is not None:
+        found["dcgm"] = samples_record(sampled)
     return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
 
 
@@ -44,6 +55,7 @@ def record(trace: Trace) -> dict[str, Json]:
         "tensor_cores": _matrix(matrix_time(rank.kernels)),
         "operators": [{**asdict(use), "shapes": use.shapes} for use in rank.operators],
         "launches": asdict(rank.launches) if rank.launches else None,
+        **ranks_record(trace),
     }
 
 

@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 
+from ridgeline.traces.collectives import Collective, collectives
 from ridgeline.traces.columns import ABSENT, Device, Kind, Recording
 from ridgeline.traces.fixes import Fix, fixes
+from ridgeline.traces.host import HOST_NOTE, is_host_only
 from ridgeline.traces.idle import Cause, Gap, Gaps, gaps
 from ridgeline.traces.launches import LaunchStatistics, launch_statistics, launches
+from ridgeline.traces.memory_timeline import MemoryTimeline, memory_events, memory_timeline
 from ridgeline.traces.paths import Path, paths
 from ridgeline.traces.split import Split, activity, split
 from ridgeline.traces.stacks import Stacks
-from ridgeline.traces.steps import steps
+from ridgeline.traces.stage import StageStep, stage_steps
+from ridgeline.traces.steps import host_steps, steps
 from ridgeline.traces.timeline import Timeline, timeline
 from ridgeline.traces.usage import KernelUse, OperatorUse, kernel_uses, modules_of, operator_uses
 from ridgeline.units import counted
@@ -73,16 +77,22 @@ class RankTrace:
     gaps: tuple[NamedGap, ...]
     fixes: tuple[Fix, ...]
     notes: tuple[str, ...]
+    collectives: tuple[Collective, ...] = ()
+    stage_steps: tuple[StageStep, ...] = ()
+    memory: MemoryTimeline | None = None
 
 
 def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
     """Where the time of one rank went, and why its device was idle. Raises TraceError where
     nothing ran on a device.
     """
+    is_host = is_host_only(recording)
     found, active = launches(recording), activity(recording)
     whole = split(active)
-    idle = gaps(recording, active.busy, found)
+    # without launches nothing says what the host itself waited for
+    idle = gaps(recording, active.busy - active.busy if is_host else active.busy, found)
     modules, devices = modules_of(recording, found), used_devices(recording)
+    memory = memory_events(recording)
     meta = recording.metadata
     return RankTrace(
         source=recording.source,
@@ -94,19 +104,24 @@ def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
         split=whole,
         steps=tuple(
             StepSplit(name=step.name, split=split(active, step.start_ns, step.end_ns))
-            for step in steps(recording, found)
+            for step in (host_steps(recording) if is_host else steps(recording, found))
         ),
         timeline=timeline(active, idle),
-        kernels=kernel_uses(
+        kernels=()
+        if is_host
+        else kernel_uses(
             recording, found, modules, devices[0].compute_capability if devices else None
         ),
         paths=paths(recording, found, modules),
-        operators=operator_uses(recording, found),
+        operators=() if is_host else operator_uses(recording, found),
         launches=launch_statistics(recording.events, found),
         idle_causes=idle_causes(idle, whole.idle_ns),
         gaps=_named(recording, idle.longest(num_gaps), whole.start_ns),
-        fixes=fixes(recording, found),
-        notes=(*recording.notes, *_remarks(recording)),
+        fixes=() if is_host else fixes(recording, found),
+        notes=(*recording.notes, *_remarks(recording), *[HOST_NOTE] * is_host),
+        collectives=collectives(recording, found),
+        stage_steps=stage_steps(recording, active.compute, memory),
+        memory=memory_timeline(recording, memory),
     )
 
 

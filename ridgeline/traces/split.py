@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ridgeline.errors import TraceError
 from ridgeline.traces.columns import DEVICE_KINDS, Kind, Recording
 from ridgeline.traces.communication import is_communication
+from ridgeline.traces.host import host_communication, host_compute, is_host_only
 from ridgeline.traces.intervals import Intervals, union
 
 
@@ -70,7 +71,11 @@ class Activity:
 
 
 def activity(recording: Recording) -> Activity:
-    """When the device of a recording did what. Raises TraceError where nothing ran on one."""
+    """When the device of a recording did what; where the host did all the work, when the host did.
+    Raises TraceError where nothing ran on a device otherwise.
+    """
+    if is_host_only(recording):
+        return _host_activity(recording)
     events = recording.events
     is_named = np.array([is_communication(name) for name in recording.names], bool)
     is_kernel = events.kind == Kind.KERNEL
@@ -90,6 +95,14 @@ def activity(recording: Recording) -> Activity:
             "profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])."
         )
     return Activity(**found)
+
+
+def _host_activity(recording: Recording) -> Activity:
+    compute, talk = host_compute(recording), host_communication(recording)
+    none = talk - talk
+    return Activity(
+        compute=compute, communication=talk, memcpy=none, memset=none, busy=compute | talk
+    )
 
 
 def _covered(recording: Recording, mask: NDArray[np.bool_]) -> Intervals:

@@ -7,6 +7,7 @@ import numpy as np
 
 from ridgeline.traces.columns import ABSENT, Kind, Recording
 from ridgeline.traces.launches import Launches
+from ridgeline.traces.nesting import Rows
 
 STEP = re.compile(r"ProfilerStep#\d+")
 """How torch.profiler calls the ranges of steps."""
@@ -23,15 +24,35 @@ class Step:
     end_ns: int
 
 
+def step_marks(recording: Recording) -> Rows:
+    """The ranges of the host that are steps, in the order in which they start."""
+    events = recording.events
+    is_step = np.array([STEP.fullmatch(name) is not None for name in recording.names], bool)
+    marks = events.where(Kind.ANNOTATION)
+    marks = marks[is_step[events.name[marks]]]
+    ordered: Rows = marks[np.argsort(events.start_ns[marks], kind="stable")]
+    return ordered
+
+
+def host_steps(recording: Recording) -> tuple[Step, ...]:
+    """Every step as the host saw it: from the start of its range to the end of that."""
+    events = recording.events
+    return tuple(
+        Step(
+            name=recording.name_of(row),
+            start_ns=int(events.start_ns[row]),
+            end_ns=int(events.end_ns[row]),
+        )
+        for row in step_marks(recording).tolist()
+    )
+
+
 def steps(recording: Recording, found: Launches) -> tuple[Step, ...]:
     """Every step in which something was launched, the last one too; empty where the program did
     not mark any (torch.profiler's `step()`).
     """
     events = recording.events
-    is_step = np.array([STEP.fullmatch(name) is not None for name in recording.names], bool)
-    marks = events.where(Kind.ANNOTATION)
-    marks = marks[is_step[events.name[marks]]]
-    marks = marks[np.argsort(events.start_ns[marks], kind="stable")]
+    marks = step_marks(recording)
     known = found.calls != ABSENT
     if not len(marks) or not known.any():
         return ()

@@ -1,0 +1,170 @@
+"""What recordings of several ranks show together: collectives, who waited for whom, bubbles; and
+the memory of one rank. In the terminal and as plain values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TextIO
+
+from rich.console import Console
+
+from ridgeline.report.console import console_on, grid, line
+from ridgeline.report.trace_words import rank_name, share_of, shortened, slowest, time_of
+from ridgeline.traces.bubbles import Bubble, PipelineStep, pipeline_steps
+from ridgeline.traces.memory_timeline import MemoryTimeline
+from ridgeline.traces.skew import Matched, Skew, match_collectives
+from ridgeline.traces.trace import Trace
+from ridgeline.units import counted, format_bytes, format_percent, format_rate
+
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
+
+
+def ranks_record(trace: Trace) -> dict[str, Json]:
+    """The keys `collectives`, `waits`, `pipeline`, `bubbles` and `memory` of the record."""
+    skew, steps = match_collectives(trace.ranks), pipeline_steps(trace.ranks)
+    return {
+        "collectives": [_collective(one) for one in skew.matched],
+        "num_unmatched_collectives": skew.num_unmatched,
+        "waits": [asdict(one) for one in skew.waits],
+        "pipeline": [_step(step) for step in steps],
+        "bubbles": [_bubble(step, one) for step in steps for one in step.bubbles],
+        "memory": [
+            {"rank": rank.rank, **asdict(rank.memory)} for rank in trace.ranks if rank.memory
+        ],
+    }
+
+
+def _collective(one: Matched) -> dict[str, Json]:
+    return {**asdict(one), "bus_bytes_per_s": one.bus_bytes_per_s}
+
+
+def _step(step: PipelineStep) -> dict[str, Json]:
+    return {
+        "step": step.name,
+        "start_ns": step.start_ns,
+        "span_ns": step.span_ns,
+        "num_microbatches": step.num_microbatches,
+        "bubble_share": step.bubble_share,
+        "schedule_share": step.schedule_share,
+        "stages": [asdict(stage) for stage in step.stages],
+    }
+
+
+def _bubble(step: PipelineStep, one: Bubble) -> dict[str, Json]:
+    return {"step": step.name, **asdict(one), "phase": one.phase.value}
+
+
+def print_ranks(stream: TextIO, trace: Trace, *, top: int) -> None:
+    """Prints collectives, waits, bubbles and memory, each where it was recorded."""
+    console = console_on(stream)
+    skew = match_collectives(trace.ranks)
+    _collectives(console, skew, top)
+    _waits(console, skew, top)
+    for step in pipeline_steps(trace.ranks):
+        _pipeline(console, step, top)
+    rank = slowest(trace.ranks)
+    if rank.memory is not None:
+        title = f"rank {rank_name(rank)}: " if len(trace.ranks) > 1 else ""
+        _memory(console, title, rank.memory, top)
+
+
+def _title(console: Console, text: str) -> None:
+    console.print()
+    line(console, text[:1].upper() + text[1:], "bold")
+
+
+def _collectives(console: Console, skew: Skew, top: int) -> None:
+    if not skew.matched:
+        return
+    longest = sorted(skew.matched, key=lambda one: -one.transfer_ns)
+    _title(console, f"longest of {counted(len(longest), 'collective')}")
+    headers = ["collective", "group", "ranks seen", "size", "transfer", "bus", "skew", "last"]
+    rows = [
+        [
+            f"{one.name} #{one.sequence}",
+            shortened(one.group, 24) or "-",
+            f"{len(one.arrivals)} of {one.size or '?'}",
+            "-" if one.nbytes is None else format_bytes(one.nbytes),
+            time_of(one.transfer_ns),
+            "-" if one.bus_bytes_per_s is None else format_rate(one.bus_bytes_per_s, "B"),
+            time_of(one.skew_ns) if one.is_whole else "-",
+            f"rank {one.last}" if one.is_whole and one.skew_ns else "-",
+        ]
+        for one in longest[:top]
+    ]
+    grid(console, headers, rows, left=2)
+    text = "Transfer: the shortest time that a rank was in it; of one not seen whole, at most that."
+    if skew.num_unmatched:
+        text += f" Left out: {counted(skew.num_unmatched, 'place')} where ranks differ."
+    line(console, text, "dim")
+
+
+def _waits(console: Console, skew: Skew, top: int) -> None:
+    if not skew.waits:
+        return
+    _title(console, "who waited for whom, in collectives")
+    rows = [
+        [f"rank {one.rank}", f"rank {one.on}", time_of(one.wait_ns), f"{one.num_collectives:,}"]
+        for one in skew.waits[:top]
+    ]
+    grid(console, ["rank", "waited for", "time", "collectives"], rows, left=2)
+
+
+def _pipeline(console: Console, step: PipelineStep, top: int) -> None:
+    beside = "the number of microbatches cannot be told from the transfers"
+    if step.schedule_share is not None and step.num_microbatches is not None:
+        beside = (
+            f"the schedule costs {format_percent(step.schedule_share)} "
+            f"({counted(len(step.stages), 'stage')}, "
+            f"{step.num_microbatches:,} microbatches)"
+        )
+    _title(
+        console,
+        f"pipeline, {step.name}: bubbles {format_percent(step.bubble_share)} of "
+        f"{time_of(step.span_ns)}; {beside}",
+    )
+    rows = [
+        [
+            str(one.stage),
+            "-" if one.rank is None else str(one.rank),
+            share_of(one.compute_ns, step.span_ns),
+            share_of(one.bubble_ns, step.span_ns),
+            share_of(one.other_ns, step.span_ns),
+        ]
+        for one in step.stages
+    ]
+    grid(console, ["stage", "rank", "compute", "bubbles", "other"], rows, left=0)
+    _bubbles(console, step, top)
+
+
+def _bubbles(console: Console, step: PipelineStep, top: int) -> None:
+    longest = sorted(step.bubbles, key=lambda one: -one.duration_ns)[:top]
+    rows = [
+        [
+            f"+{one.start_ns / 1e6:,.3f} ms",
+            time_of(one.duration_ns),
+            str(one.stage),
+            one.phase.value,
+            "-" if one.peer is None else f"rank {one.peer}",
+            "-" if one.free_bytes is None else format_bytes(one.free_bytes),
+        ]
+        for one in longest
+    ]
+    grid(console, ["at", "for", "stage", "phase", "waits for", "free"], rows, left=0)
+
+
+def _memory(console: Console, title: str, found: MemoryTimeline, top: int) -> None:
+    _title(
+        console,
+        f"{title}memory of the {found.device}: {format_bytes(found.peak_allocated_bytes)} "
+        f"allocated at the peak, {time_of(found.peak_ns)} after the first allocation",
+    )
+    rows = [
+        [
+            shortened(one.op) or "before the recording, or in no operator",
+            format_bytes(one.nbytes),
+            f"{one.num_blocks:,}",
+            share_of(one.nbytes, found.peak_allocated_bytes),
+        ]
+        for one in found.live[:top]
+    ]
+    grid(console, ["lived at the peak, by operator", "size", "blocks", "share"], rows)
