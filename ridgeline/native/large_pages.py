@@ -1,9 +1,10 @@
 """Puts memory that others allocated into large pages, where the system lets us.
 
 Compilers and runtimes keep weights in what malloc gives: pages of 4 KiB, each of which is looked up
-on the way to the processor, in a virtual machine through the host's tables too. In pages of 2 MiB
-the same code ran 1.1 to 1.4 times faster on the machine of our records (docs/split.md). Linux
-gives such pages to those who ask (Documentation/admin-guide/mm/transhuge.rst).
+on the way to the processor, in a virtual machine through the host's tables too. How long that takes
+depends on where they lie and on who else is there; in pages of 2 MiB, less. docs/split.md has what
+that gains and where it gains nothing. Linux gives such pages to those who ask
+(Documentation/admin-guide/mm/transhuge.rst).
 """
 
 import ctypes
