@@ -17,7 +17,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from torch.profiler import ProfilerActivity, profile, schedule
 
 NUM_STAGES = 4
-FORWARD_S, BACKWARD_S = 0.03, 0.06
+FORWARD_S, BACKWARD_S = 0.1, 0.2
 NUM_STEPS = 2
 _BATCH, _WIDTH = 2, 8
 
