@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ridgeline.report.markup import Html, element, elided, join
-from ridgeline.report.page import Group, Page, Section, definitions, facts, render
+from ridgeline.report.markup import Html, element, join
+from ridgeline.report.page import Group, Page, Section, definitions, render
 from ridgeline.report.trace_colours import CAUSES, KERNELS, colour_key, kernel_style
 from ridgeline.report.trace_definitions import TERMS
 from ridgeline.report.trace_paths import paths_icicle
 from ridgeline.report.trace_tables import (
     gaps_table,
     kernels_table,
+    matrix_table,
     operators_table,
     ranks_table,
     steps_table,
@@ -32,7 +33,6 @@ from ridgeline.traces.fixes import Fix
 from ridgeline.traces.idle import EXPLANATIONS
 from ridgeline.traces.matrix_time import matrix_time
 from ridgeline.traces.rank import IdleCause, RankTrace
-from ridgeline.traces.tensor_cores import FIXES
 from ridgeline.traces.trace import Trace
 from ridgeline.units import format_percent
 
@@ -222,20 +222,11 @@ def _roofline(work: "Work | None") -> list[Section]:
 
 def _matrix(rank: RankTrace, which: str) -> Section:
     found = matrix_time(rank.kernels)
-    rows = [
-        (
-            f"{one.reason.value}: {time_of(one.time_ns)}, "
-            f"{share_of(one.time_ns, found.device_ns)} of the device's time",
-            f"{FIXES[one.reason]}. {one.num_kernels:,} kernels, the longest "
-            f"{elided(one.example.name, 90)}: {one.example.tensor_core.why}",
-        )
-        for one in found.eligible
-    ]
     return Section(
         id="run-matrix",
         title=f"Tensor cores{which}",
         lead=matrix_words(found),
-        body=facts(rows) if rows else Html(""),
+        body=matrix_table(found) if found.eligible else Html(""),
     )
 
 

@@ -14,8 +14,10 @@ from ridgeline.report.trace_words import (
     time_of,
     unit_words,
 )
+from ridgeline.traces.matrix_time import MatrixTime
 from ridgeline.traces.rank import NamedGap, RankTrace
 from ridgeline.traces.split import Split
+from ridgeline.traces.tensor_cores import FIXES
 from ridgeline.traces.usage import KernelUse, OperatorUse
 from ridgeline.units import format_count, format_percent
 
@@ -90,7 +92,7 @@ def gaps_table(gaps: Sequence[NamedGap]) -> Html:
         ]
         for gap in gaps
     ]
-    return table(headers, rows, is_searchable=True, foot=f"The {len(rows)} longest.")
+    return _filled(headers, rows, f"The {len(rows)} longest.")
 
 
 _KERNEL_HEADERS = (
@@ -102,7 +104,7 @@ _KERNEL_HEADERS = (
 def kernels_table(kernels: Sequence[KernelUse], most: int) -> Html:
     """A row per kernel, copy and fill, the longest first."""
     rows = [_kernel_row(use) for use in kernels[:most]]
-    return table(list(_KERNEL_HEADERS), rows, is_searchable=True, foot=_rest(len(kernels), most))
+    return _filled(_KERNEL_HEADERS, rows, _rest(len(kernels), most))
 
 
 def _kernel_row(use: KernelUse) -> list[Cell]:
@@ -143,7 +145,7 @@ def operators_table(operators: Sequence[OperatorUse], work: "Work | None", most:
             _count(use.num_kernels),
         ]
         rows.append(cells + (_work_cells(beside.get(id(use))) if work is not None else []))
-    return table(headers, rows, is_searchable=True, foot=_rest(len(operators), most))
+    return _filled(headers, rows, _rest(len(operators), most))
 
 
 def _work_cells(one: "OperatorWork | None") -> list[Cell]:
@@ -158,6 +160,35 @@ def _work_cells(one: "OperatorWork | None") -> list[Cell]:
         Cell(text=format_percent(one.datasheet_fraction), sort=one.datasheet_fraction),
         Cell(text=one.bound.value, style=one.bound.value),
     ]
+
+
+def matrix_table(found: MatrixTime) -> Html:
+    """A row per reason why products were not on tensor cores though they could be."""
+    headers = ["time", "share", "why not", "to change it", "kernels", "the longest", "of which"]
+    rows = [
+        [
+            _time(one.time_ns),
+            _share(one.time_ns / found.device_ns),
+            Cell(text=one.reason.value, style="long"),
+            Cell(text=FIXES[one.reason], style="long"),
+            _count(one.num_kernels),
+            Cell(text=one.example.name),
+            Cell(text=one.example.tensor_core.why, style="long"),
+        ]
+        for one in found.eligible
+    ]
+    return table(headers, rows)
+
+
+def _filled(headers: Sequence[str], rows: Sequence[Sequence[Cell]], foot: str) -> Html:
+    """A searchable table without the columns in which nothing was recorded."""
+    kept = [i for i in range(len(headers)) if any(row[i].text != _NONE for row in rows)]
+    return table(
+        [headers[i] for i in kept],
+        [[row[i] for i in kept] for row in rows],
+        is_searchable=True,
+        foot=foot,
+    )
 
 
 def _rest(count: int, most: int) -> str:

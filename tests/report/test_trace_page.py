@@ -54,7 +54,7 @@ def test_kernels_have_unit_precision_and_what_could_move(tmp_path: Path) -> None
     page = trace_page(found(tmp_path)).split('id="run-kernels"')[1]
     row = next(row for row in re.findall(r"<tr>(.*?)</tr>", page) if ">sgemm_128x64_nn" in row)
     cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
-    assert cells[3:8] == ["gemm", "CUDA core", "fp32", "aten::mm", "–"]
+    assert cells[3:8] == ["gemm", "CUDA core", "fp32", "aten::mm", "[64, 32] [32, 16]"]
     assert cells[-1] == "fp32 without TF32"
 
 
