@@ -13,6 +13,7 @@ from ridgeline.traces.collectives import Collective, bus_bytes
 from ridgeline.traces.rank import RankTrace
 
 _NS = 1e-9
+_UNEVEN = frozenset({"all_to_all", "gather", "scatter"})  # ranks may give and get unlike amounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,9 @@ def match_collectives(ranks: Sequence[RankTrace]) -> Skew:
 
 def _is_one(seen: Sequence[tuple[int, Collective]]) -> bool:
     """Whether what ranks saw at one place of a group's order can be one collective."""
-    return len({(one.name, one.nbytes) for _, one in seen}) == 1
+    sizes = {one.nbytes for _, one in seen}
+    names = {one.name for _, one in seen}
+    return len(names) == 1 and (len(sizes) == 1 or names <= _UNEVEN)
 
 
 def _match(seen: Sequence[tuple[int, Collective]]) -> Matched:
@@ -111,7 +114,7 @@ def _match(seen: Sequence[tuple[int, Collective]]) -> Matched:
         group=first.group,
         size=first.size,
         sequence=first.sequence,
-        nbytes=first.nbytes,
+        nbytes=max((one.nbytes for _, one in seen if one.nbytes is not None), default=None),
         transfer_ns=transfer_ns,
         skew_ns=max(one.wait_ns for one in arrivals),
         last=min(arrivals, key=lambda one: one.wait_ns).rank,

@@ -101,6 +101,16 @@ def test_places_where_ranks_differ_are_left_out(tmp_path: Path) -> None:
     assert (skew.matched, skew.num_unmatched) == ((), 1)
 
 
+def test_ranks_may_give_unlike_amounts_to_all_to_all(tmp_path: Path) -> None:
+    ranks = [[collective(100, 50, 5, size=2, nelems=nelems)] for nelems in (8, 16)]
+    for events in ranks:
+        args = events[0]["args"]
+        assert isinstance(args, dict)
+        args["Collective name"] = "all_to_allv"
+    (one,) = skew_of(tmp_path, ranks).matched
+    assert (one.name, one.nbytes, one.is_whole) == ("all_to_all", 64, True)
+
+
 @pytest.mark.parametrize(
     ("name", "per_byte"),
     [
