@@ -376,10 +376,13 @@ def test_the_overview_names_every_command_and_imports_none(capsys: Captured) -> 
     )
     lines = _python(code).splitlines()
     assert lines[-1] == ""
-    commands = [line.split()[0] for line in lines[lines.index("Commands:") + 1 :] if line.strip()]
+    listed = [line.strip() for line in lines[lines.index("Commands:") + 1 :] if line.strip()]
+    commands = [line.partition("  ")[0] for line in listed]
     assert commands == [
         "inspect",
         "profile",
+        "trace",
+        "trace diff",
         "optimize",
         "place",
         "run",
