@@ -26,7 +26,7 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    ("errors", "units", "native"),
+    ("errors", "units", "native", "writing"),
     ("graph", "machines", "random"),
     ("frontends", "cost"),
     ("passes", "traces"),

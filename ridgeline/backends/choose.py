@@ -41,7 +41,7 @@ _INPUTS, _SETS = "inputs.pt", "calibration.pt"
 # Two backends that differ by more have no part on which the slower wins that much back, and what
 # takes less is over before another's threads are awake.
 _CLOSE_ENOUGH, _LEAST_SPLIT_S = 1.5, 1e-3
-# Some two hundred runs go into timing the mixtures of one that takes longer.
+# Timing the mixtures takes some two hundred runs: minutes, for one that takes longer.
 _MOST_SPLIT_S = 0.5
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 import torch
 
-from ridgeline.errors import GraphError
+from ridgeline.errors import GraphError, RidgelineError
 from ridgeline.graph.graph import Graph, Phase
+from ridgeline.writing import write_pieces
 
 # Our own operators -> the module that registers them; torch cannot read a call of one it has never
 # heard of. As data, for the zoo stands above the graph.
@@ -60,22 +61,11 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Writes `data` beside `path` and renames it into place: beside what a link points to, and
-    straight into a device or a pipe, which a rename would replace.
-    """
-    path = Path(os.path.realpath(path))
-    is_stream = path.exists() and not path.is_file() and not path.is_dir()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Writes `data` to `path`, whole or not at all. Raises GraphError where that cannot be."""
     try:
-        if is_stream:
-            path.write_bytes(data)
-            return
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise GraphError(f"cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_pieces(path, (data,))
+    except RidgelineError as error:
+        raise GraphError(str(error)) from error
 
 
 def load(path: str | os.PathLike[str], *, allow_pickle: bool = False) -> Graph:

@@ -4,11 +4,11 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from ridgeline.report.files import write_pieces
 from ridgeline.traces.columns import Recording
 from ridgeline.traces.formats import read
 from ridgeline.traces.perfetto import perfetto_document
 from ridgeline.traces.trace import find_recordings
+from ridgeline.writing import write_pieces
 
 _GZIP = 16 + zlib.MAX_WBITS
 _LEVEL = 1  # what is written once and read once

@@ -178,7 +178,6 @@ class Twice(nn.Module):
 
 def test_each_half_goes_to_the_backend_that_is_faster_there() -> None:
     class Pair(Split):
-        name = "pair"
         pair = (slow_on("convolution"), slow_on("linear"))
 
     x = torch.randn(1, 3, 8, 8)
@@ -212,7 +211,6 @@ class Masked(nn.Module):
 class Alike(Split):
     """Two that are one and the same."""
 
-    name = "alike"
     pair = (Eager, Eager)
 
 

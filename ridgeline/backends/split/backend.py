@@ -48,10 +48,20 @@ class Split(Backend):
     """Cuts a graph where little is copied, times every way through the parts with what really goes
     through them, and builds the fastest where that takes both backends of its pair.
 
-    A pair is of backends whose files are data.
+    A pair is of backends whose files are data; all else that a backend says of itself is theirs.
     """
 
     pair: ClassVar[tuple[type[Backend], type[Backend]]]
+
+    def __init_subclass__(cls) -> None:
+        """Derives from the pair what it is called, computes in, needs, leaves and declines."""
+        first, second = cls.pair
+        names = (*first.files, *second.files)
+        cls.name = f"{first.name}+{second.name}"
+        cls.dtypes = tuple(dtype for dtype in first.dtypes if dtype in second.dtypes)
+        cls.modules = tuple(dict.fromkeys((*first.modules, *second.modules)))
+        cls.declines = tuple(dict.fromkeys((*first.declines, *second.declines)))
+        cls.files = (PLAN, *(_file(n, name) for n in range(MOST_PARTS) for name in names))
 
     @classmethod
     def require(cls, dtype: Dtype) -> None:
@@ -317,47 +327,19 @@ def _put_in(keep: Path, folder: Path, number: int, names: Sequence[str]) -> None
             (keep / _file(number, name)).rename(folder / name)
 
 
-def _files(*pair: type[Backend]) -> tuple[str, ...]:
-    names = [name for backend in pair for name in backend.files]
-    return (PLAN, *(_file(number, name) for number in range(MOST_PARTS) for name in names))
-
-
-def _modules(*pair: type[Backend]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for backend in pair for name in backend.modules))
-
-
-def _declines(*pair: type[Backend]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for backend in pair for name in backend.declines))
-
-
 class NativeOpenVino(Split):
     """Our kernels and OpenVINO's."""
 
-    name = "native+openvino"
     pair = (Native, OpenVino)
-    dtypes = ("fp32", "bf16", "int8")
-    files = _files(*pair)
-    modules = _modules(*pair)
-    declines = _declines(*pair)
 
 
 class NativeOnnxRuntime(Split):
     """Our kernels and onnxruntime's."""
 
-    name = "native+onnxruntime"
     pair = (Native, OnnxRuntime)
-    dtypes = ("fp32", "int8")
-    files = _files(*pair)
-    modules = _modules(*pair)
-    declines = _declines(*pair)
 
 
 class OpenVinoOnnxRuntime(Split):
     """OpenVINO's kernels and onnxruntime's."""
 
-    name = "openvino+onnxruntime"
     pair = (OpenVino, OnnxRuntime)
-    dtypes = ("fp32", "int8")
-    files = _files(*pair)
-    modules = _modules(*pair)
-    declines = _declines(*pair)
