@@ -111,7 +111,7 @@ def test_what_a_small_net_becomes() -> None:
     starts = ["tensor.empty()", "linalg.fill"]
     layer = ["linalg.matmul", "tosa.add"]
     assert words(emitted) == [*starts, *starts, *layer, "tosa.maximum", *layer]
-    assert {tuple(w.shape) for w in emitted.weights.values()} == {(3, 4), (1, 4), (4, 2), (1, 2)}
+    assert {tuple(w.shape) for w in emitted.weights.values()} == {(4, 3), (1, 4), (2, 4), (1, 2)}
     assert all(w.is_contiguous() for w in emitted.weights.values())
 
 

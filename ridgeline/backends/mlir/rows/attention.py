@@ -9,8 +9,7 @@ from ridgeline.backends.mlir.call import Call, shape_of
 from ridgeline.backends.mlir.row import Lowering
 from ridgeline.backends.mlir.rows.norms import softmax
 from ridgeline.backends.mlir.rows.products import product, stacked
-from ridgeline.backends.mlir.value import Operand, Value, plain
-from ridgeline.backends.mlir.views import permuted
+from ridgeline.backends.mlir.value import Operand, Value
 from ridgeline.errors import UnsupportedOp
 
 
@@ -23,9 +22,8 @@ def _attention(call: Call) -> Value:
     a, key = call.algebra, call.value("key")
     scale = call.number("scale") if call.has("scale") else 1 / sqrt(key.logical[-1])
     query = a.mul(call.value("query"), scale)
-    across = permuted(key, [*plain(key.rank - 2), key.rank - 1, key.rank - 2])
     *batch, rows, _ = call.shape
-    scores = product(a, *(stacked(call.writer, x, batch) for x in (query, across)))
+    scores = product(a, *(stacked(call.writer, x, batch) for x in (query, key)), by_rows=True)
     scores = _masked(call, scores, (*batch, rows, scores.shape[-1]))
     weights = softmax(call.writer, scores, 2)
     found = product(a, weights, stacked(call.writer, call.operand("value"), batch))

@@ -152,9 +152,7 @@ def _numbers(values: Sequence[int]) -> str:
 def _pointwise(
     a: Algebra, x: Value, weight: Tensor, bias: Tensor | None, window: Window, out: Sequence[int]
 ) -> Value:
-    """A product over the channels, at the positions that the stride leaves: of two matrices, with
-    which IREE does what follows (a stack of one, as in `linear`, it leaves alone here).
-    """
+    """A product over the channels, at the positions that the stride leaves."""
     for i, step in enumerate(window.stride):
         x = cut(a.writer, x, i + 2, 0, out[i], step)
     *places, channels = x.shape
