@@ -18,8 +18,8 @@ TARGET = (
     "--iree-hal-local-target-device-backends=llvm-cpu",
 )
 # The processor that compiles is the one that runs; data tiling packs operands for its products and
-# is off unless asked for. Loops start on a line of the cache (2^6 bytes): without, where the code of
-# other loops leaves one decides whether it takes a quarter longer (convolutions over volumes).
+# is off unless asked for. Loops start on a line of the cache (2^6 bytes): without, what lies before
+# one in the code decides whether it takes a quarter longer (convolutions over volumes).
 TUNED = (
     "--iree-llvmcpu-target-cpu=host",
     "--iree-opt-data-tiling",
