@@ -8,8 +8,10 @@ from rich.console import Console
 from ridgeline.report.console import console_on, grid, line
 from ridgeline.report.trace_words import (
     DEFINITIONS,
+    HOST_HEADERS,
     SPLIT_HEADERS,
     device_name,
+    host_cells,
     launch_words,
     matrix_words,
     notes,
@@ -45,6 +47,7 @@ def print_trace(stream: TextIO, trace: Trace, *, top: int) -> None:
     _ranks(console, trace)
     title = f"rank {rank_name(rank)}: " if len(trace.ranks) > 1 else ""
     _steps(console, title, rank)
+    _host(console, title, rank, top)
     _kernels(console, title, rank, top)
     _matrix(console, title, rank, top)
     _operators(console, title, rank, top)
@@ -84,7 +87,18 @@ def _steps(console: Console, title: str, rank: RankTrace) -> None:
     )
 
 
+def _host(console: Console, title: str, rank: RankTrace, top: int) -> None:
+    if not rank.host_operators:
+        return
+    _title(console, f"{title}operators of the host, by their own time")
+    rows = [host_cells(one) for one in rank.host_operators[:top]]
+    more = _more(rank.host_operators, top, len(HOST_HEADERS))
+    grid(console, HOST_HEADERS, rows + more, left=1)
+
+
 def _kernels(console: Console, title: str, rank: RankTrace, top: int) -> None:
+    if not rank.kernels:
+        return
     _title(console, f"{title}kernels, copies and fills")
     headers = ["kernel", "operator", "module", "what", "unit", "precision"]
     headers += ["count", "total", "share", "min", "mean", "max"]

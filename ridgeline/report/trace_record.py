@@ -54,6 +54,7 @@ def record(trace: Trace) -> dict[str, Json]:
         "kernels": [_kernel(use) for use in rank.kernels],
         "tensor_cores": _matrix(matrix_time(rank.kernels)),
         "operators": [{**asdict(use), "shapes": use.shapes} for use in rank.operators],
+        "host_operators": [asdict(one) for one in rank.host_operators],
         "launches": asdict(rank.launches) if rank.launches else None,
         **ranks_record(trace),
     }

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ridgeline.traces.fixes import Fix
+from ridgeline.traces.host_operators import HostOperator
 from ridgeline.traces.kernel_kinds import Unit
 from ridgeline.traces.kernels import Kernel
 from ridgeline.traces.launches import LaunchStatistics
@@ -65,6 +66,8 @@ def rank_name(rank: RankTrace) -> str:
 
 def device_name(rank: RankTrace) -> str:
     """The devices that the rank used, as the recording names them."""
+    if rank.host_operators:
+        return "none, the host"
     names = dict.fromkeys(device.name or f"device {device.id}" for device in rank.devices)
     return ", ".join(names) or "a device that the recording does not name"
 
@@ -93,6 +96,21 @@ SPLIT_HEADERS = [
     "communication",
     "overlapped",
 ]
+
+
+HOST_HEADERS = ["operator", "calls", "own time", "share", "own, each", "with what it calls"]
+
+
+def host_cells(one: HostOperator) -> list[str]:
+    """The cells of a row of `HOST_HEADERS`."""
+    return [
+        shortened(one.name, 48),
+        f"{one.count:,}",
+        time_of(one.self_ns),
+        format_percent(one.share),
+        time_of(one.mean_self_ns),
+        time_of(one.total_ns),
+    ]
 
 
 def span_range(fix: Fix, span_ns: int) -> list[str]:

@@ -70,6 +70,17 @@ def _nearest_that_ends_later(end: Times) -> Rows:
     return found
 
 
+def parents(nested: Nesting) -> Rows:
+    """Of each range, the nearest before it that does not end sooner, an index; ABSENT where there
+    is none. Unlike `enclosing` it may end at the same time: whole microseconds make many do so.
+    """
+    count = len(nested.end)
+    order = np.lexsort((-np.arange(count), nested.end))
+    rank = np.empty(count, np.int64)
+    rank[order] = np.arange(count)
+    return _nearest_that_ends_later(rank)
+
+
 def _climb(found: Rows, at: Times, end: Times, enclosing: Rows) -> Rows:
     """From each range outwards to the first that has not ended."""
     active = np.flatnonzero(found >= 0)

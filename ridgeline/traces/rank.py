@@ -6,6 +6,7 @@ from ridgeline.traces.collectives import Collective, collectives
 from ridgeline.traces.columns import ABSENT, Device, Kind, Recording
 from ridgeline.traces.fixes import Fix, fixes
 from ridgeline.traces.host import HOST_NOTE, is_host_only
+from ridgeline.traces.host_operators import HostOperator, host_operators
 from ridgeline.traces.idle import Cause, Gap, Gaps, gaps
 from ridgeline.traces.launches import LaunchStatistics, launch_statistics, launches
 from ridgeline.traces.memory_timeline import MemoryTimeline, memory_events, memory_timeline
@@ -58,7 +59,9 @@ class NamedGap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankTrace:
-    """What one rank did. rank: None where the recording does not say."""
+    """What one rank did. rank: None where the recording does not say. host_operators: only where no
+    device took part; then there are no kernels, causes of idle time and fixes.
+    """
 
     source: str
     rank: int | None
@@ -80,6 +83,7 @@ class RankTrace:
     collectives: tuple[Collective, ...] = ()
     stage_steps: tuple[StageStep, ...] = ()
     memory: MemoryTimeline | None = None
+    host_operators: tuple[HostOperator, ...] = ()
 
 
 def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
@@ -122,6 +126,7 @@ def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
         collectives=collectives(recording, found),
         stage_steps=stage_steps(recording, active.compute, memory),
         memory=memory_timeline(recording, memory),
+        host_operators=host_operators(recording) if is_host else (),
     )
 
 
