@@ -89,6 +89,7 @@ class _Collector:
         self.counts = dict.fromkeys(("kept", "python", "flows", "untimed", "unread"), 0)
         self._rows = array("q")  # one after another: one call per event, not one per column
         self._tables: dict[str, dict[bytes, int]] = {name: {} for name in TABLES}
+        self._numbers: dict[str, dict[bytes, int]] = {name: {} for name in TABLES}
 
     def add(self, event: _Event, args: _Args, start: int) -> None:
         """Counts an event, and keeps it where it is one to keep. start: where its arguments are,
@@ -107,7 +108,7 @@ class _Collector:
 
     def _keep(self, event: _Event, args: _Args, start: int) -> str:
         start_ns = nanoseconds(bytes(event.ts))
-        duration_ns = nanoseconds(bytes(event.dur) or b"0")
+        duration_ns = nanoseconds(bytes(event.dur)) if event.dur is not _NONE else 0
         name = bytes(event.name)
         if start_ns is None or duration_ns is None or not name:
             return "untimed"
@@ -133,9 +134,12 @@ class _Collector:
         return "kept"
 
     def _number(self, table: str, text: bytes) -> int:
-        known = self._tables[table]
-        inside = text[1:-1] if text.startswith(b'"') else text
-        return known.setdefault(inside, len(known))
+        found = self._numbers[table].get(text)
+        if found is None:  # `1` and `"1"` are one: a number for each spelling
+            known = self._tables[table]
+            inside = text[1:-1] if text.startswith(b'"') else text
+            found = self._numbers[table][text] = known.setdefault(inside, len(known))
+        return found
 
     def finish(self, end: End, offset: int) -> Scan:
         """The scan that ended so."""
@@ -158,9 +162,9 @@ class _Collector:
 
 
 def _id(text: msgspec.Raw, limit: int) -> int:
-    written = bytes(text)
-    if not written:
+    if text is _NONE:
         return ABSENT
+    written = bytes(text)
     if len(written) < 10 and written.isdigit():
         return int(written)
     value = scaled_decimal(written, 0, limit)
