@@ -24,12 +24,12 @@ class FileText:
     notes: tuple[str, ...] = ()
 
 
-def read_file(path: Path, *, most_bytes: int | None = None) -> FileText:
-    """The content of the file at `path`, inflated where it is compressed. most_bytes: of what it
-    holds, inflated; None: the memory that is free. Raises TraceError where it is missing, a folder,
-    empty, or holds more.
+def read_file(path: Path, *, free_bytes: int | None = None) -> FileText:
+    """The content of the file at `path`, inflated where it is compressed. free_bytes: of
+    memory; None: as many as the system says. Raises TraceError where it is missing, a folder,
+    empty, or holds more than can be read with so much.
     """
-    limit_bytes = free_memory_bytes() if most_bytes is None else most_bytes
+    free_bytes = free_memory_bytes() if free_bytes is None else free_bytes
     try:
         with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
@@ -38,25 +38,25 @@ def read_file(path: Path, *, most_bytes: int | None = None) -> FileText:
     except (OSError, ValueError) as error:
         raise TraceError(f"cannot read {path}: {getattr(error, 'strerror', error)}.") from None
     if text[:2] == _GZIP:
-        return _inflated(path, text, limit_bytes)
+        return _inflated(path, text, free_bytes)
     # a mapped file takes no memory, but what is read from it does: of JSON about as much
-    if limit_bytes is not None and len(text) > limit_bytes:
-        raise _too_much(path, f"holds {format_bytes(len(text))}, more", limit_bytes)
+    if free_bytes is not None and len(text) > free_bytes:
+        raise _too_much(path, f"holds {format_bytes(len(text))}, more than", free_bytes)
     return FileText(data=text)
 
 
-def _too_much(path: Path, what: str, limit_bytes: int) -> TraceError:
+def _too_much(path: Path, what: str, free_bytes: int) -> TraceError:
     return TraceError(
-        f"{path} {what} than the {format_bytes(limit_bytes)} of memory that are free here; read it "
+        f"{path} {what} the {format_bytes(free_bytes)} of memory that are free here; read it "
         "on a machine with more, or record fewer steps."
     )
 
 
-def _inflated(path: Path, packed: mmap.mmap, limit_bytes: int | None) -> FileText:
+def _inflated(path: Path, packed: mmap.mmap, free_bytes: int | None) -> FileText:
     content, at, notes = bytearray(), 0, []
     try:
         while packed[at : at + 2] == _GZIP:  # there may be several members
-            at += _inflate_member(path, packed, at, content, limit_bytes)
+            at += _inflate_member(path, packed, at, content, free_bytes)
     except EOFError:
         notes.append("the compressed file is cut off")
     except zlib.error as error:
@@ -67,7 +67,7 @@ def _inflated(path: Path, packed: mmap.mmap, limit_bytes: int | None) -> FileTex
 
 
 def _inflate_member(
-    path: Path, packed: mmap.mmap, start: int, content: bytearray, limit_bytes: int | None
+    path: Path, packed: mmap.mmap, start: int, content: bytearray, free_bytes: int | None
 ) -> int:
     """Appends what the member at `start` holds; bytes that it took. Raises EOFError where it is
     cut off.
@@ -85,8 +85,9 @@ def _inflate_member(
             except failure as error:
                 raise zlib.error(str(error)) from None
             chunk = stream.unconsumed_tail
-            if limit_bytes is not None and len(content) > limit_bytes:
-                raise _too_much(path, "inflates to more", limit_bytes)
+            # the other half is for what is read from it
+            if free_bytes is not None and len(content) > free_bytes // 2:
+                raise _too_much(path, "inflates to more than half of", free_bytes)
     return at - len(stream.unused_data) - start
 
 
