@@ -41,9 +41,12 @@ def _times_ten(mantissa: int, exponent: int) -> int:
 
 def nanoseconds(text: bytes) -> int | None:
     """Microseconds as nanoseconds; None where `text` is no such time."""
+    digits = text[:-4] + text[-3:]
+    if 4 < len(text) <= 17 and text[-4:-3] == b"." and digits.isdigit():  # as most are written
+        return int(digits)
     whole, point, fraction = text.partition(b".")
     if len(text) <= 17 and whole.isdigit() and (fraction.isdigit() or not point):
-        if len(fraction) <= 3:  # as nearly all are written
+        if len(fraction) <= 3:
             value = int(whole) * 1000 + int(fraction.ljust(3, b"0"))
             return value if value <= MAX_TIME_NS else None
     return scaled_decimal(text, 3, MAX_TIME_NS)

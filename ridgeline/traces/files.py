@@ -24,10 +24,12 @@ class FileText:
     notes: tuple[str, ...] = ()
 
 
-def read_file(path: Path) -> FileText:
-    """The content of the file at `path`, inflated where it is compressed. Raises TraceError where
-    it is missing, a folder, empty, or would not fit into memory.
+def read_file(path: Path, *, free_bytes: int | None = None) -> FileText:
+    """The content of the file at `path`, inflated where it is compressed. free_bytes: of
+    memory; None: as many as the system says. Raises TraceError where it is missing, a folder,
+    empty, or holds more than can be read with so much.
     """
+    free_bytes = free_memory_bytes() if free_bytes is None else free_bytes
     try:
         with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
@@ -35,15 +37,26 @@ def read_file(path: Path) -> FileText:
             text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise TraceError(f"cannot read {path}: {getattr(error, 'strerror', error)}.") from None
-    return _inflated(path, text) if text[:2] == _GZIP else FileText(data=text)
+    if text[:2] == _GZIP:
+        return _inflated(path, text, free_bytes)
+    # a mapped file takes no memory, but what is read from it does: of JSON about as much
+    if free_bytes is not None and len(text) > free_bytes:
+        raise _too_much(path, f"holds {format_bytes(len(text))}, more than", free_bytes)
+    return FileText(data=text)
 
 
-def _inflated(path: Path, packed: mmap.mmap) -> FileText:
-    content, limit = bytearray(), free_memory_bytes()
-    at, notes = 0, []
+def _too_much(path: Path, what: str, free_bytes: int) -> TraceError:
+    return TraceError(
+        f"{path} {what} the {format_bytes(free_bytes)} of memory that are free here; read it "
+        "on a machine with more, or record fewer steps."
+    )
+
+
+def _inflated(path: Path, packed: mmap.mmap, free_bytes: int | None) -> FileText:
+    content, at, notes = bytearray(), 0, []
     try:
         while packed[at : at + 2] == _GZIP:  # there may be several members
-            at += _inflate_member(path, packed, at, content, limit)
+            at += _inflate_member(path, packed, at, content, free_bytes)
     except EOFError:
         notes.append("the compressed file is cut off")
     except zlib.error as error:
@@ -54,7 +67,7 @@ def _inflated(path: Path, packed: mmap.mmap) -> FileText:
 
 
 def _inflate_member(
-    path: Path, packed: mmap.mmap, start: int, content: bytearray, limit: int | None
+    path: Path, packed: mmap.mmap, start: int, content: bytearray, free_bytes: int | None
 ) -> int:
     """Appends what the member at `start` holds; bytes that it took. Raises EOFError where it is
     cut off.
@@ -72,11 +85,9 @@ def _inflate_member(
             except failure as error:
                 raise zlib.error(str(error)) from None
             chunk = stream.unconsumed_tail
-            if limit is not None and len(content) > limit:
-                raise TraceError(
-                    f"{path} inflates to more than the {format_bytes(limit)} of memory that are "
-                    "free here; read it on a machine with more, or record fewer steps."
-                )
+            # the other half is for what is read from it
+            if free_bytes is not None and len(content) > free_bytes // 2:
+                raise _too_much(path, "inflates to more than half of", free_bytes)
     return at - len(stream.unused_data) - start
 
 

@@ -4,8 +4,9 @@ Both give the same columns. In Python, msgspec finds the fields of text that is 
 off or damaged is stepped through byte by byte.
 """
 
+import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import msgspec
 import numpy as np
@@ -18,12 +19,12 @@ from ridgeline.traces.json_cursor import Broken, Cursor, Cut
 
 _MAX_DURATION_NS = 2**53
 _MOST_HEADER = 1024
-_CODES: Mapping[type[np.generic], str] = {np.int64: "q", np.int32: "i", np.uint8: "B"}
 # phase -> what becomes of the event; of all others: unread
 _FATES = {b'"s"': "flows", b'"t"': "flows", b'"f"': "flows", b'"M"': "flows"} | dict.fromkeys(
     (b'"X"', b'"i"', b'"I"', b'"C"'), "kept"
 )
 _PYTHON = (b'"python_function"', b"python_function")
+_EVENTS = re.compile(rb'"traceEvents"')
 _NONE = msgspec.Raw(b"")
 
 
@@ -86,8 +87,9 @@ class _Collector:
         self.header: list[tuple[bytes, bytes]] = []
         self._keeps_python = keeps_python
         self.counts = dict.fromkeys(("kept", "python", "flows", "untimed", "unread"), 0)
-        self._columns = {name: array(_CODES[dtype]) for name, dtype in COLUMNS.items()}
+        self._rows = array("q")  # one after another: one call per event, not one per column
         self._tables: dict[str, dict[bytes, int]] = {name: {} for name in TABLES}
+        self._numbers: dict[str, dict[bytes, int]] = {name: {} for name in TABLES}
 
     def add(self, event: _Event, args: _Args, start: int) -> None:
         """Counts an event, and keeps it where it is one to keep. start: where its arguments are,
@@ -106,7 +108,7 @@ class _Collector:
 
     def _keep(self, event: _Event, args: _Args, start: int) -> str:
         start_ns = nanoseconds(bytes(event.ts))
-        duration_ns = nanoseconds(bytes(event.dur) or b"0")
+        duration_ns = nanoseconds(bytes(event.dur)) if event.dur is not _NONE else 0
         name = bytes(event.name)
         if start_ns is None or duration_ns is None or not name:
             return "untimed"
@@ -128,21 +130,24 @@ class _Collector:
             start,
             len(bytes(event.args)),
         )
-        for column, value in zip(self._columns.values(), row, strict=True):
-            column.append(value)
+        self._rows.extend(row)
         return "kept"
 
     def _number(self, table: str, text: bytes) -> int:
-        known = self._tables[table]
-        inside = text[1:-1] if text.startswith(b'"') else text
-        return known.setdefault(inside, len(known))
+        found = self._numbers[table].get(text)
+        if found is None:  # `1` and `"1"` are one: a number for each spelling
+            known = self._tables[table]
+            inside = text[1:-1] if text.startswith(b'"') else text
+            found = self._numbers[table][text] = known.setdefault(inside, len(known))
+        return found
 
     def finish(self, end: End, offset: int) -> Scan:
         """The scan that ended so."""
+        rows = np.frombuffer(self._rows or b"", np.int64).reshape(-1, len(COLUMNS))
         return Scan(
             columns={
-                name: np.frombuffer(self._columns[name] or b"", dtype)
-                for name, dtype in COLUMNS.items()
+                name: np.ascontiguousarray(rows[:, i], dtype)
+                for i, (name, dtype) in enumerate(COLUMNS.items())
             },
             tables={name: list(table) for name, table in self._tables.items()},
             header=self.header[:_MOST_HEADER],
@@ -157,9 +162,9 @@ class _Collector:
 
 
 def _id(text: msgspec.Raw, limit: int) -> int:
-    written = bytes(text)
-    if not written:
+    if text is _NONE:
         return ABSENT
+    written = bytes(text)
     if len(written) < 10 and written.isdigit():
         return int(written)
     value = scaled_decimal(written, 0, limit)
@@ -187,6 +192,8 @@ def _arrays(data: Text, found: _Collector) -> Iterator[Text | msgspec.Raw]:
     if data[:64].lstrip()[:1] == b"[":
         yield data
         return
+    if len(_EVENTS.findall(data)) > 1:  # a dictionary has only the last of them
+        raise ValueError
     for key, value in _FILE.decode(data).items():
         if key == "traceEvents" and bytes(value).startswith(b"["):
             yield value

@@ -156,3 +156,12 @@ def test_arguments_lie_where_it_says() -> None:
     places = zip(found.columns["args_start"], found.columns["args_nbytes"], strict=True)
     args = [json.loads(text[start : start + n]) for start, n in places]
     assert [a.get("correlation", -1) for a in args] == found.columns["correlation"].tolist()
+
+
+def test_events_that_come_in_two_arrays() -> None:
+    """A dictionary would hold the second alone."""
+    one, two = (json.dumps(document(training(num_steps=n))["traceEvents"]) for n in (1, 2))
+    text = f'{{"traceEvents": {one}, "traceEvents": {two}}}'.encode()
+    found = scanned(text)
+    assert found.num_recorded == len(json.loads(one)) + len(json.loads(two))
+    assert_same(found, scan_in_python(text))

@@ -88,7 +88,7 @@ def test_what_inflates_beyond_memory_is_refused(
     path = tmp_path / "bomb.json.gz"
     path.write_bytes(gzip.compress(b"[" + b" " * 50_000_000))
     monkeypatch.setattr(files, "free_memory_bytes", lambda: 10_000_000)
-    with pytest.raises(TraceError, match=r"inflates to more than the 9\.54 MiB of memory"):
+    with pytest.raises(TraceError, match=r"inflates to more than half of the 9\.54 MiB of memory"):
         trace([path])
 
 
