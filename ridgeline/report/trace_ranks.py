@@ -11,10 +11,13 @@ from ridgeline.report.console import console_on, grid, line
 from ridgeline.report.trace_words import rank_name, share_of, shortened, slowest, time_of
 from ridgeline.traces.bubbles import Bubble, PipelineStep, pipeline_steps
 from ridgeline.traces.memory_timeline import MemoryTimeline
+from ridgeline.traces.schedule import Schedule
 from ridgeline.traces.skew import Matched, Skew, match_collectives
 from ridgeline.traces.trace import Trace
 from ridgeline.units import counted, format_bytes, format_percent, format_rate
 
+_UNEVEN = 0.01
+"""Of a pipeline's time: what uneven stages cost is said where it is more."""
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
@@ -38,19 +41,25 @@ def _collective(one: Matched) -> dict[str, Json]:
 
 
 def _step(step: PipelineStep) -> dict[str, Json]:
+    ran = step.schedule
     return {
         "step": step.name,
+        "pipeline": step.pipeline,
         "start_ns": step.start_ns,
         "span_ns": step.span_ns,
-        "num_microbatches": step.num_microbatches,
+        "schedule": ran.kind.value if ran else None,
+        "num_virtual": ran.num_virtual if ran else None,
+        "num_microbatches": ran.num_microbatches if ran else None,
         "bubble_share": step.bubble_share,
-        "schedule_share": step.schedule_share,
+        "schedule_share": ran.share if ran else None,
+        "uneven_share": ran.uneven_share if ran else None,
         "stages": [asdict(stage) for stage in step.stages],
     }
 
 
 def _bubble(step: PipelineStep, one: Bubble) -> dict[str, Json]:
-    return {"step": step.name, **asdict(one), "phase": one.phase.value}
+    place = {"step": step.name, "pipeline": step.pipeline}
+    return {**place, **asdict(one), "phase": one.phase.value}
 
 
 def print_ranks(stream: TextIO, trace: Trace, *, top: int) -> None:
@@ -59,8 +68,11 @@ def print_ranks(stream: TextIO, trace: Trace, *, top: int) -> None:
     skew = match_collectives(trace.ranks)
     _collectives(console, skew, top)
     _waits(console, skew, top)
-    for step in pipeline_steps(trace.ranks):
-        _pipeline(console, step, top)
+    steps = pipeline_steps(trace.ranks)
+    for step in steps[:top]:
+        _pipeline(console, step, top, is_one_of_several=steps[-1].pipeline > 0)
+    if len(steps) > top:
+        line(console, f"{len(steps) - top:,} more steps of pipelines in --json.", "dim")
     rank = slowest(trace.ranks)
     if rank.memory is not None:
         title = f"rank {rank_name(rank)}: " if len(trace.ranks) > 1 else ""
@@ -109,18 +121,27 @@ def _waits(console: Console, skew: Skew, top: int) -> None:
     grid(console, ["rank", "waited for", "time", "collectives"], rows, left=2)
 
 
-def _pipeline(console: Console, step: PipelineStep, top: int) -> None:
-    beside = "the number of microbatches cannot be told from the transfers"
-    if step.schedule_share is not None and step.num_microbatches is not None:
-        beside = (
-            f"the schedule costs {format_percent(step.schedule_share)} "
-            f"({counted(len(step.stages), 'stage')}, "
-            f"{step.num_microbatches:,} microbatches)"
-        )
+def _beside(ran: Schedule | None) -> str:
+    """What the schedule costs anyway."""
+    if ran is None:
+        return "its schedule is not marked, and the transfers are of none that is known"
+    virtual = f" of {ran.num_virtual} stages each" if ran.num_virtual > 1 else ""
+    text = (
+        f"{ran.kind.value} costs {format_percent(ran.share)} "
+        f"({counted(ran.num_ranks, 'rank')}{virtual}, "
+        f"{ran.num_microbatches:,} microbatches)"
+    )
+    if ran.uneven_share is None or abs(ran.uneven_share - ran.share) < _UNEVEN:
+        return text
+    return f"{text}; {format_percent(ran.uneven_share)} with stages as uneven as these"
+
+
+def _pipeline(console: Console, step: PipelineStep, top: int, *, is_one_of_several: bool) -> None:
+    number = f" {step.pipeline}" if is_one_of_several else ""
     _title(
         console,
-        f"pipeline, {step.name}: bubbles {format_percent(step.bubble_share)} of "
-        f"{time_of(step.span_ns)}; {beside}",
+        f"pipeline{number}, {step.name}: bubbles {format_percent(step.bubble_share)} of "
+        f"{time_of(step.span_ns)}; {_beside(step.schedule)}",
     )
     rows = [
         [

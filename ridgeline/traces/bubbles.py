@@ -1,16 +1,19 @@
-"""The bubbles of a pipeline: where its stages stood still, beside what the schedule costs anyway.
+"""The bubbles of pipelines: where their stages stood still, beside what the schedule costs anyway.
+Stage here is all that one rank holds, by its place in the pipeline.
 
-A step's window is from the first work of any stage to the last, on the clock that the recordings
-share. Up to its own first work a stage is in warm-up, after its last in drain; what lies between is
-a bubble where the stage waited to receive, and otherwise time of its own that no schedule asks for.
+A step's window is from the first work of any stage of the pipeline to the last, on the clock that
+the recordings share. Up to its own first work a stage is in warm-up, after its last in drain; what
+lies between is a bubble where the stage waited to receive, and otherwise time of its own that no
+schedule asks for.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from ridgeline.errors import TraceError
+from ridgeline.traces.pipelines import Pipeline, pipelines
 from ridgeline.traces.rank import RankTrace
+from ridgeline.traces.schedule import Schedule, schedule_of
 from ridgeline.traces.stage import StageStep, Still
 
 
@@ -52,15 +55,16 @@ class StageTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineStep:
-    """One step of a pipeline. start_ns: of its window, since 1970. num_microbatches: as the
-    transfers of the stages say; None where those are of no plain schedule (forward to the next
-    stage, backward to the one before, one tensor each).
+    """One step of a pipeline. pipeline: the place of this one among those side by side, from 0.
+    start_ns: of its window, since 1970. schedule: None where nobody marked it and the transfers are
+    of none that is known.
     """
 
     name: str
+    pipeline: int
     start_ns: int
     span_ns: int
-    num_microbatches: int | None
+    schedule: Schedule | None
     stages: tuple[StageTime, ...]
     bubbles: tuple[Bubble, ...]
 
@@ -69,45 +73,31 @@ class PipelineStep:
         """The share of all stages' time that is bubbles."""
         return sum(one.bubble_ns for one in self.stages) / (len(self.stages) * self.span_ns)
 
-    @property
-    def schedule_share(self) -> float | None:
-        """The share that GPipe and 1F1B cost with equal stages and free links."""
-        if self.num_microbatches is None:
-            return None
-        return schedule_share(len(self.stages), self.num_microbatches)
-
-
-def schedule_share(num_stages: int, num_microbatches: int) -> float:
-    """(p-1)/(m+p-1): the share of a step that each stage of a GPipe or 1F1B schedule stands still.
-    Source: Huang et al., GPipe, 2019, section 2.3, as a share of the whole.
-    """
-    if num_stages < 1 or num_microbatches < 1:
-        raise TraceError(
-            f"no pipeline has {num_stages} stages and {num_microbatches} microbatches."
-        )
-    return (num_stages - 1) / (num_microbatches + num_stages - 1)
-
 
 def pipeline_steps(ranks: Sequence[RankTrace]) -> tuple[PipelineStep, ...]:
-    """Every step that all stages recorded. Ranks that send to single others are the stages, in
-    their order; fewer than two are no pipeline.
-    """
-    stages = [rank for rank in ranks if rank.stage_steps]
-    if len(stages) < 2:
-        return ()
-    named = [{step.name: step for step in rank.stage_steps} for rank in stages]
+    """Every step that all ranks of a pipeline recorded, one pipeline after the other."""
+    return tuple(
+        step
+        for number, pipeline in enumerate(pipelines(ranks))
+        for step in _steps_of(number, pipeline)
+    )
+
+
+def _steps_of(number: int, pipeline: Pipeline) -> list[PipelineStep]:
+    named = [{step.name: step for step in steps} for steps in pipeline.steps]
     shared = [name for name in named[0] if all(name in steps for steps in named)]
-    numbers = [rank.rank for rank in stages]
-    return tuple(_pipeline_step(name, numbers, [steps[name] for steps in named]) for name in shared)
+    return [
+        _pipeline_step(name, number, pipeline, [steps[name] for steps in named]) for name in shared
+    ]
 
 
 def _pipeline_step(
-    name: str, ranks: Sequence[int | None], steps: Sequence[StageStep]
+    name: str, number: int, pipeline: Pipeline, steps: Sequence[StageStep]
 ) -> PipelineStep:
     start_ns, end_ns = min(s.start_ns for s in steps), max(s.end_ns for s in steps)
     bubbles: list[Bubble] = []
     times: list[StageTime] = []
-    for stage, (rank, step) in enumerate(zip(ranks, steps, strict=True)):
+    for stage, (rank, step) in enumerate(zip(pipeline.ranks, steps, strict=True)):
         mine = [
             Bubble(
                 rank=rank,
@@ -136,9 +126,10 @@ def _pipeline_step(
         )
     return PipelineStep(
         name=name,
+        pipeline=number,
         start_ns=start_ns,
         span_ns=end_ns - start_ns,
-        num_microbatches=_num_microbatches(steps),
+        schedule=_schedule(pipeline, steps),
         stages=tuple(times),
         bubbles=tuple(bubbles),
     )
@@ -164,11 +155,16 @@ def _edge(start_ns: int, end_ns: int, nbytes: tuple[int | None, int | None]) -> 
     )
 
 
-def _num_microbatches(steps: Sequence[StageStep]) -> int | None:
-    """As many as the first stage sends and the last receives, if the others fit to that."""
-    number = steps[0].num_sent
-    inner = [2 * number] * (len(steps) - 2)
-    sent = [step.num_sent for step in steps]
-    received = [step.num_received for step in steps]
-    is_plain = sent == received == [number, *inner, number]
-    return number if is_plain and number else None
+def _schedule(pipeline: Pipeline, steps: Sequence[StageStep]) -> Schedule | None:
+    if not pipeline.is_whole:
+        return None
+    places = {rank: place for place, rank in enumerate(pipeline.ranks)}
+    return schedule_of([_by_place(step, places) for step in steps])
+
+
+def _by_place(step: StageStep, places: Mapping[int | None, int]) -> StageStep:
+    """The step with places in the pipeline as peers."""
+    return replace(
+        step,
+        transfers=tuple(replace(one, peer=places.get(one.peer)) for one in step.transfers),
+    )

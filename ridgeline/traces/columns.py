@@ -107,7 +107,8 @@ class Device:
 class Metadata:
     """What a recording says about itself. base_time_ns: the time since 1970 at which its clock is
     zero; 0 where times are absolute or the file does not say. num_recorded: events in the file,
-    kept or not; num_python: calls of Python functions among those not kept.
+    kept or not; num_python: calls of Python functions among those not kept. process_groups: ranks
+    of the world, of each that the rank was in.
     """
 
     dialect: Dialect
@@ -117,6 +118,7 @@ class Metadata:
     devices: tuple[Device, ...] = ()
     num_recorded: int = 0
     num_python: int = 0
+    process_groups: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.rank is not None and self.rank < 0:

@@ -24,6 +24,7 @@ from ridgeline.traces.columns import (
     columns,
 )
 from ridgeline.traces.files import read_file
+from ridgeline.traces.process_groups import process_groups
 from ridgeline.traces.scan import scan
 from ridgeline.units import counted
 
@@ -233,6 +234,7 @@ def metadata_of(header: Mapping[str, Json], path: Path, found: Scan) -> Metadata
         devices=_devices(header.get("deviceProperties")),
         num_recorded=found.num_recorded,
         num_python=found.num_python,
+        process_groups=process_groups(about),
     )
 
 

@@ -82,6 +82,7 @@ class RankTrace:
     notes: tuple[str, ...]
     collectives: tuple[Collective, ...] = ()
     stage_steps: tuple[StageStep, ...] = ()
+    process_groups: tuple[tuple[int, ...], ...] = ()
     memory: MemoryTimeline | None = None
     host_operators: tuple[HostOperator, ...] = ()
 
@@ -125,6 +126,7 @@ def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
         notes=(*recording.notes, *_remarks(recording), *[HOST_NOTE] * is_host),
         collectives=collectives(recording, found),
         stage_steps=stage_steps(recording, active.compute, memory),
+        process_groups=meta.process_groups,
         memory=memory_timeline(recording, memory),
         host_operators=host_operators(recording) if is_host else (),
     )

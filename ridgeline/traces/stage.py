@@ -1,15 +1,16 @@
 """What one rank does as the stage of a pipeline: when it computed, when it stood still, and what it
 waited for then."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ridgeline.traces.actions import Action, actions
 from ridgeline.traces.columns import Recording
 from ridgeline.traces.intervals import Intervals
 from ridgeline.traces.memory_timeline import MemoryEvents
 from ridgeline.traces.steps import Step, host_steps
-from ridgeline.traces.transfers import Direction, Transfer, count, received_from, transfers
+from ridgeline.traces.transfers import Direction, Transfer, received_from, transfers
 
 _SLIVER = 0.002
 """The share of a stage's compute that may lie before its first or after its last piece of work: a
@@ -35,7 +36,8 @@ class Still:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageStep:
     """One step of one stage. start_ns, end_ns: of its first and last piece of work, on the clock of
-    Still; still: the longer stretches between those, still_ns: all of them. before_bytes,
+    Still; still: the longer stretches between those, still_ns: all of them. transfers: those asked
+    for in the step, actions: those that the pipeline's runtime marked in it. before_bytes,
     after_bytes: allocated and free outside of these.
     """
 
@@ -44,10 +46,19 @@ class StageStep:
     end_ns: int
     still: tuple[Still, ...]
     still_ns: int
-    num_sent: int
-    num_received: int
+    transfers: tuple[Transfer, ...]
+    actions: tuple[Action, ...]
     before_bytes: tuple[int | None, int | None]
     after_bytes: tuple[int | None, int | None]
+
+    @property
+    def sends(self) -> tuple[Transfer, ...]:
+        """The transfers that leave the stage."""
+        return tuple(one for one in self.transfers if one.direction is Direction.SEND)
+
+    def num_to(self, peer: int, direction: Direction) -> int:
+        """How many transfers it has with one other, in one direction."""
+        return sum(one.peer == peer and one.direction is direction for one in self.transfers)
 
 
 def stage_steps(
@@ -59,9 +70,10 @@ def stage_steps(
     found = transfers(recording)
     if not found or not len(compute):
         return ()
+    marked = actions(recording, compute)
     whole = Step(name="all", start_ns=int(compute.start[0]), end_ns=int(compute.end[-1]))
     return tuple(
-        _stage_step(step, inside, found, memory, recording.metadata.base_time_ns)
+        _stage_step(step, inside, found, marked, memory, recording.metadata.base_time_ns)
         for step in host_steps(recording) or (whole,)
         if len(inside := compute.clip(step.start_ns, step.end_ns))
     )
@@ -71,6 +83,7 @@ def _stage_step(
     step: Step,
     compute: Intervals,
     found: tuple[Transfer, ...],
+    marked: tuple[Action, ...],
     memory: MemoryEvents,
     zero_ns: int,
 ) -> StageStep:
@@ -84,8 +97,12 @@ def _stage_step(
         end_ns=zero_ns + end_ns,
         still=tuple(_still(first, last, found, memory, zero_ns) for first, last in edges),
         still_ns=gaps.total_ns,
-        num_sent=count(found, Direction.SEND, step.start_ns, step.end_ns),
-        num_received=count(found, Direction.RECEIVE, step.start_ns, step.end_ns),
+        transfers=tuple(
+            replace(one, start_ns=zero_ns + one.start_ns, end_ns=zero_ns + one.end_ns)
+            for one in found
+            if step.start_ns <= one.start_ns < step.end_ns
+        ),
+        actions=tuple(one for one in marked if step.start_ns <= one.start_ns < step.end_ns),
         before_bytes=memory.most_between(step.start_ns, start_ns),
         after_bytes=memory.most_between(end_ns, max(end_ns + 1, step.end_ns)),
     )

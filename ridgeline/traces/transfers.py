@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
-import numpy as np
-
 from ridgeline.traces.columns import ABSENT, Json, Kind, Recording
 from ridgeline.traces.host import named
 from ridgeline.traces.nesting import Rows, innermost
@@ -29,7 +27,8 @@ _IN_NAME = re.compile(r"(?:->|<-)\s*(\d{1,6})")  # nccl:send 0->1, nccl:recv 0<-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
     """One send or receive. start_ns: when it was asked for; end_ns: when it was complete, in the
-    recording's time; peer: the other rank, None where it was not recorded.
+    recording's time; peer: the other rank, by its place in the process group, None where it was
+    not recorded.
     """
 
     direction: Direction
@@ -92,9 +91,3 @@ def received_from(found: tuple[Transfer, ...], start_ns: int, end_ns: int) -> Tr
         and 2 * (min(one.end_ns, end_ns) - max(one.start_ns, start_ns)) > end_ns - start_ns
     ]
     return max(awaited, key=lambda one: one.end_ns, default=None)
-
-
-def count(found: tuple[Transfer, ...], direction: Direction, start_ns: int, end_ns: int) -> int:
-    """How many transfers were asked for in a stretch of time."""
-    asked = np.array([one.start_ns for one in found if one.direction is direction], np.int64)
-    return int(((asked >= start_ns) & (asked < end_ns)).sum())

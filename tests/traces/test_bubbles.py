@@ -9,7 +9,8 @@ import pytest
 from recordings import Event, op, write
 
 from ridgeline.errors import TraceError
-from ridgeline.traces.bubbles import Phase, PipelineStep, pipeline_steps, schedule_share
+from ridgeline.traces.bubbles import Phase, PipelineStep, pipeline_steps
+from ridgeline.traces.schedule import schedule_share
 from ridgeline.traces.trace import trace
 
 FORWARD_US, BACKWARD_US = 100, 200
@@ -62,9 +63,10 @@ def steps_of(folder: Path, stages: list[list[Event]]) -> tuple[PipelineStep, ...
 @pytest.mark.parametrize(("p", "m"), [(2, 4), (4, 8), (3, 5)])
 def test_a_schedule_gives_back_its_bubbles(tmp_path: Path, p: int, m: int) -> None:
     (step,) = steps_of(tmp_path, gpipe(p, m))
-    assert step.num_microbatches == m
+    assert step.schedule is not None
+    assert step.schedule.num_microbatches == m
     assert step.span_ns == 1000 * (m + p - 1) * (FORWARD_US + BACKWARD_US)
-    assert step.schedule_share == pytest.approx((p - 1) / (m + p - 1))
+    assert step.schedule.share == pytest.approx((p - 1) / (m + p - 1))
     assert step.bubble_share == pytest.approx((p - 1) / (m + p - 1), rel=0.02)
     for stage in step.stages:
         assert stage.compute_ns + stage.bubble_ns + stage.other_ns == step.span_ns
@@ -122,7 +124,8 @@ def _check_schedule(steps: Sequence[PipelineStep]) -> None:
 
     assert len(steps) == NUM_STEPS
     for step in steps:
-        assert step.num_microbatches == 8
+        assert step.schedule is not None
+        assert step.schedule.num_microbatches == 8
         assert step.bubble_share == pytest.approx(3 / 11, rel=0.1)
         for stage in range(NUM_STAGES):
             spent = dict.fromkeys(Phase, 0.0)
