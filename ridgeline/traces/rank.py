@@ -1,7 +1,10 @@
 """What one rank's recording says, as values: no columns, so that processes can hand it over."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 
+from ridgeline.traces.beside import operands_beside
 from ridgeline.traces.collectives import Collective, collectives
 from ridgeline.traces.columns import ABSENT, Device, Kind, Recording
 from ridgeline.traces.fixes import Fix, fixes
@@ -9,6 +12,7 @@ from ridgeline.traces.host import HOST_NOTE, is_host_only
 from ridgeline.traces.idle import Cause, Gap, Gaps, gaps
 from ridgeline.traces.launches import LaunchStatistics, launch_statistics, launches
 from ridgeline.traces.memory_timeline import MemoryTimeline, memory_events, memory_timeline
+from ridgeline.traces.operands import OperandUses
 from ridgeline.traces.paths import Path, paths
 from ridgeline.traces.split import Split, activity, split
 from ridgeline.traces.stacks import Stacks
@@ -81,11 +85,17 @@ class RankTrace:
     stage_steps: tuple[StageStep, ...] = ()
     process_groups: tuple[tuple[int, ...], ...] = ()
     memory: MemoryTimeline | None = None
+    operands: OperandUses | None = None
 
 
-def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
-    """Where the time of one rank went, and why its device was idle. Raises TraceError where
-    nothing ran on a device.
+def analyse(
+    recording: Recording,
+    *,
+    num_gaps: int = NUM_GAPS,
+    execution_traces: Sequence[FilePath] = (),
+) -> RankTrace:
+    """Where the time of one rank went, and why its device was idle. execution_traces: those that
+    may be of the same process. Raises TraceError where nothing ran on a device.
     """
     is_host = is_host_only(recording)
     found, active = launches(recording), activity(recording)
@@ -124,6 +134,7 @@ def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
         stage_steps=stage_steps(recording, active.compute, memory),
         process_groups=meta.process_groups,
         memory=memory_timeline(recording, memory),
+        operands=operands_beside(recording, found, execution_traces),
     )
 
 
