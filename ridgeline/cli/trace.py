@@ -43,6 +43,16 @@ DcgmPeriod = Annotated[
 ]
 
 
+ExecutionTraces = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="What ExecutionTraceObserver wrote in the same process: who wrote and read each "
+        "operand (sizes in bytes, times in ns). Those beside the recordings are found.",
+    ),
+]
+
+
 def trace_command(
     recordings: Recordings,
     no_stacks: NoStacks = False,
@@ -52,6 +62,7 @@ def trace_command(
     dcgm_start: DcgmStart = None,
     dcgm_period: DcgmPeriod = None,
     top: Top = 12,
+    execution_trace: ExecutionTraces = None,
     as_json: AsJson = False,
     html: HtmlFile = None,
     perfetto: PerfettoFile = None,
@@ -76,7 +87,12 @@ def trace_command(
 
     require_place(html)
     require_place(perfetto)
-    found = trace(recordings, has_stacks=not no_stacks, progress=progress_on_stderr())
+    found = trace(
+        recordings,
+        has_stacks=not no_stacks,
+        execution_traces=execution_trace or (),
+        progress=progress_on_stderr(),
+    )
     work = work_in(found, machine) if roofline or machine else None
     sampled = samples_in(found, dcgm, dcgm_start, dcgm_period) if dcgm else None
     if html is not None:
@@ -95,10 +111,12 @@ def trace_command(
         print(trace_json(found, work, sampled))
         return
     from ridgeline.report.trace import print_trace
+    from ridgeline.report.trace_operands import print_operands
     from ridgeline.report.trace_ranks import print_ranks
 
     print_trace(sys.stdout, found, top=top)
     print_ranks(sys.stdout, found, top=top)
+    print_operands(sys.stdout, found, top=top)
     if sampled is not None:
         from ridgeline.report.trace_samples import print_samples
 

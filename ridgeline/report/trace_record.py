@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ridgeline.report.trace_operands import operands_record
 from ridgeline.report.trace_ranks import ranks_record
 from ridgeline.report.trace_samples import samples_record
 from ridgeline.report.trace_words import notes, slowest, verdict
@@ -57,6 +58,7 @@ def record(trace: Trace) -> dict[str, Json]:
         "host_operators": [asdict(one) for one in rank.host_operators],
         "launches": asdict(rank.launches) if rank.launches else None,
         **ranks_record(trace),
+        **operands_record(trace),
     }
 
 

@@ -1,7 +1,10 @@
 """What one rank's recording says, as values: no columns, so that processes can hand it over."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 
+from ridgeline.traces.beside import operands_beside
 from ridgeline.traces.collectives import Collective, collectives
 from ridgeline.traces.columns import ABSENT, Device, Kind, Recording
 from ridgeline.traces.fixes import Fix, fixes
@@ -10,6 +13,7 @@ from ridgeline.traces.host_operators import HostOperator, host_operators
 from ridgeline.traces.idle import Cause, Gap, Gaps, gaps
 from ridgeline.traces.launches import LaunchStatistics, launch_statistics, launches
 from ridgeline.traces.memory_timeline import MemoryTimeline, memory_events, memory_timeline
+from ridgeline.traces.operands import OperandUses
 from ridgeline.traces.paths import Path, paths
 from ridgeline.traces.split import Split, activity, split
 from ridgeline.traces.stacks import Stacks
@@ -85,11 +89,17 @@ class RankTrace:
     process_groups: tuple[tuple[int, ...], ...] = ()
     memory: MemoryTimeline | None = None
     host_operators: tuple[HostOperator, ...] = ()
+    operands: OperandUses | None = None
 
 
-def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
-    """Where the time of one rank went, and why its device was idle. Raises TraceError where
-    nothing ran on a device.
+def analyse(
+    recording: Recording,
+    *,
+    num_gaps: int = NUM_GAPS,
+    execution_traces: Sequence[FilePath] = (),
+) -> RankTrace:
+    """Where the time of one rank went, and why its device was idle. execution_traces: those that
+    may be of the same process. Raises TraceError where nothing ran on a device.
     """
     is_host = is_host_only(recording)
     found, active = launches(recording), activity(recording)
@@ -129,6 +139,7 @@ def analyse(recording: Recording, *, num_gaps: int = NUM_GAPS) -> RankTrace:
         process_groups=meta.process_groups,
         memory=memory_timeline(recording, memory),
         host_operators=host_operators(recording) if is_host else (),
+        operands=operands_beside(recording, found, execution_traces),
     )
 
 

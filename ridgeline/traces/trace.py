@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ridgeline.errors import TraceError
 from ridgeline.machines.cpu import num_logical_cores
+from ridgeline.traces.beside import execution_traces_in, require_execution_traces
+from ridgeline.traces.execution_trace import is_execution_trace
 from ridgeline.traces.formats import is_recording, read
 from ridgeline.traces.rank import RankTrace, analyse
 from ridgeline.units import counted, format_bytes
@@ -32,21 +34,28 @@ class Trace:
 
 
 def trace(
-    paths: Sequence[Path], *, has_stacks: bool = True, progress: Progress | None = None
+    paths: Sequence[Path],
+    *,
+    has_stacks: bool = True,
+    execution_traces: Sequence[Path] = (),
+    progress: Progress | None = None,
 ) -> Trace:
     """What the recordings at `paths` show, files or folders of files, one rank each.
 
-    has_stacks: also read the calls of Python functions, for lines and modules. progress: told
-    where reading takes long. Raises TraceError where a file is none, or two are of one rank.
+    has_stacks: also read the calls of Python functions, for lines and modules. execution_traces:
+    of the same processes; those in the folders of recordings are found. progress: told where
+    reading takes long. Raises TraceError where a file is none, or two are of one rank.
     """
     files = find_recordings(paths)
+    require_execution_traces(execution_traces)
+    beside = (*execution_traces, *execution_traces_in([path.absolute().parent for path in files]))
     sizes = [path.stat().st_size if path.is_file() else 0 for path in files]
     is_told = progress is not None and sum(sizes) >= _LONG_READ_BYTES
     stage = f"reading {counted(len(files), 'file')}, {format_bytes(sum(sizes))}"
     found: list[RankTrace] = []
     if progress and is_told:
         progress(stage, 0.0)
-    for number, ranks in enumerate(_analyses(files, sizes, has_stacks), 1):
+    for number, ranks in enumerate(_analyses(files, sizes, has_stacks, beside), 1):
         found += ranks
         if progress and is_told:
             progress(stage, sum(sizes[:number]) / sum(sizes))
@@ -59,7 +68,10 @@ def find_recordings(paths: Sequence[Path]) -> tuple[Path, ...]:
     """
     files: list[Path] = []
     for path in paths:
-        inside = sorted(p for p in path.iterdir() if is_recording(p)) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if is_recording(p))
+            inside = [p for p in inside if not is_execution_trace(p)]
         if not inside:
             raise TraceError(f"{path} holds no recording (.json, .json.gz, .sqlite, .xplane.pb).")
         files += inside
@@ -68,21 +80,26 @@ def find_recordings(paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(files))
 
 
-def analyse_file(path: Path, has_stacks: bool) -> tuple[RankTrace, ...]:
-    """What every rank recorded in one file shows."""
-    return tuple(analyse(recording) for recording in read(path, has_stacks=has_stacks))
+def analyse_file(
+    path: Path, has_stacks: bool, beside: Sequence[Path] = ()
+) -> tuple[RankTrace, ...]:
+    """What every rank recorded in one file shows. beside: execution traces, which may be its."""
+    return tuple(
+        analyse(recording, execution_traces=beside)
+        for recording in read(path, has_stacks=has_stacks)
+    )
 
 
 def _analyses(
-    files: Sequence[Path], sizes: Sequence[int], has_stacks: bool
+    files: Sequence[Path], sizes: Sequence[int], has_stacks: bool, beside: Sequence[Path]
 ) -> Iterator[tuple[RankTrace, ...]]:
     """The ranks of every file, in order; several at a time where that is worth it."""
     workers = min(len(files), num_logical_cores())
     if workers < 2 or sum(sizes) < 2 * _WORTH_A_PROCESS_BYTES:
-        yield from (analyse_file(path, has_stacks) for path in files)
+        yield from (analyse_file(path, has_stacks, beside) for path in files)
         return
     with _pool(workers) as pool:
-        yield from pool.map(analyse_file, files, [has_stacks] * len(files))
+        yield from pool.map(analyse_file, files, [has_stacks] * len(files), [beside] * len(files))
 
 
 @contextmanager
