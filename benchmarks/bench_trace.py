@@ -7,7 +7,8 @@
 Every answer is a whole process, imports included. The tools take turns, so that what else the
 machine does falls on all alike. The first round is not timed: in it the memory of a process and its
 children is read every few milliseconds (proportional set size, in which shared pages count once).
-Recordings of the shape of a small one are made by trace_shape.py. `--tools load` is json.loads.
+Recordings of the shape of a small one are made by trace_shape.py. `--tools load` is
+json.loads, `fallback` what reads where there was no compiler.
 """
 
 import argparse
@@ -38,6 +39,11 @@ _LOAD = (
     "import gzip, json, sys; p = sys.argv[1]; f = gzip.open if p.endswith('.gz') else open; "
     "print(len(json.loads(f(p, 'rb').read())['traceEvents']))"
 )
+_FALLBACK = (
+    "import pathlib, sys; from ridgeline.traces.files import read_file; "
+    "from ridgeline.traces.scan import scan_in_python; "
+    "print(scan_in_python(read_file(pathlib.Path(sys.argv[1])).data).num_recorded)"
+)
 _TRACE = ("-m", "ridgeline", "trace")
 Command = Callable[[argparse.Namespace, Path, Path], Sequence[str | Path]]
 TOOLS: Mapping[str, tuple[str, Command]] = {
@@ -56,6 +62,10 @@ TOOLS: Mapping[str, tuple[str, Command]] = {
     "hta": (
         "HolisticTraceAnalysis",
         lambda o, path, out: [o.hta, ROOT / "benchmarks/trace_peers.py", path],
+    ),
+    "fallback": (
+        "the scanner in Python",
+        lambda o, path, out: [sys.executable, "-c", _FALLBACK, path],
     ),
     "load": ("json.loads", lambda o, path, out: [sys.executable, "-c", _LOAD, path]),
 }
@@ -117,9 +127,10 @@ def measured(path: Path, options: argparse.Namespace) -> list[dict[str, object]]
     peaks: dict[str, int] = {}
     sizes: dict[str, dict[str, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
         for round_ in range(options.repeats + 1):
             for tool in options.tools:
+                out = Path(folder) / tool
+                out.mkdir(exist_ok=True)
                 command = [str(part) for part in TOOLS[tool][1](options, path, out)]
                 if not round_:
                     peaks[tool] = peak_bytes(command)

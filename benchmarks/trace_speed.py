@@ -7,6 +7,8 @@ BEGIN, END = "<!-- begin: bench_trace.py -->", "<!-- end: bench_trace.py -->"
 Row = Mapping[str, object]
 _PEER, _OURS = "HolisticTraceAnalysis", "ridgeline trace --json"
 
+_WRITES = {"ridgeline trace --html": "html_bytes", "ridgeline trace --perfetto": "gz_bytes"}
+
 
 def render(page: Path, records: Sequence[Mapping[str, object]]) -> None:
     """Writes the tables between the markers of `page`."""
@@ -26,7 +28,7 @@ def _head(record: Mapping[str, object]) -> str:
     with_ = ", ".join(f"{name} {value}" for name, value in versions.items())
     return (
         f"{record['date']}, commit {str(record['commit'])[:9]}, {record['machine']}, Python "
-        f"{record['python']}, {with_}; {record['repeats']} timed runs each, medians.\n"
+        f"{record['python']}, {with_}; timed runs of each: {record['repeats']}, their medians.\n"
     )
 
 
@@ -54,9 +56,9 @@ def _line(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _files(row: Row) -> str:
-    """What it wrote."""
-    sizes = [value for key, value in row.items() if key.endswith("_bytes")]
-    return "".join(f" ({value / 1e6:.2f} MB)" for value in sizes if isinstance(value, int))
+    """How large the file is that it wrote, if it did."""
+    nbytes = row.get(_WRITES.get(str(row["tool"]), ""))
+    return f" ({nbytes / 1e6:.2f} MB)" if isinstance(nbytes, int) else ""
 
 
 def _inner(row: Row) -> str:

@@ -27,7 +27,7 @@ class FileText:
 def read_file(path: Path, *, free_bytes: int | None = None) -> FileText:
     """The content of the file at `path`, inflated where it is compressed. free_bytes: of
     memory; None: as many as the system says. Raises TraceError where it is missing, a folder,
-    empty, or holds more than can be read with so much.
+    empty, or inflates to more than half of them.
     """
     free_bytes = free_memory_bytes() if free_bytes is None else free_bytes
     try:
@@ -37,12 +37,16 @@ def read_file(path: Path, *, free_bytes: int | None = None) -> FileText:
             text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
         raise TraceError(f"cannot read {path}: {getattr(error, 'strerror', error)}.") from None
-    if text[:2] == _GZIP:
-        return _inflated(path, text, free_bytes)
-    # a mapped file takes no memory, but what is read from it does: of JSON about as much
-    if free_bytes is not None and len(text) > free_bytes:
-        raise _too_much(path, f"holds {format_bytes(len(text))}, more than", free_bytes)
-    return FileText(data=text)
+    return _inflated(path, text, free_bytes) if text[:2] == _GZIP else FileText(data=text)
+
+
+def require_memory(path: Path, nbytes: int) -> None:
+    """Raises TraceError where the events in so much JSON, which take about as much memory as it
+    (measured: docs/trace-speed.md), would not fit into what is free. A mapped file takes none.
+    """
+    free_bytes = free_memory_bytes()
+    if free_bytes is not None and nbytes > free_bytes:
+        raise _too_much(path, f"holds {format_bytes(nbytes)}, more than", free_bytes)
 
 
 def _too_much(path: Path, what: str, free_bytes: int) -> TraceError:

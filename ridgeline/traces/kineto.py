@@ -23,7 +23,7 @@ from ridgeline.traces.columns import (
     Thread,
     columns,
 )
-from ridgeline.traces.files import read_file
+from ridgeline.traces.files import read_file, require_memory
 from ridgeline.traces.process_groups import process_groups
 from ridgeline.traces.scan import scan
 from ridgeline.units import counted
@@ -115,6 +115,7 @@ def read_kineto(path: Path, *, keeps_python: bool = False) -> Recording:
     where that is nothing.
     """
     text = read_file(path)
+    require_memory(path, len(text.data))
     found = scan(text.data, keeps_python=keeps_python)
     _require_events(path, found, text.data)
     names, name_of = _distinct([decoded(t) for t in found.tables["names"]])

@@ -9,17 +9,23 @@ import pytest
 from recordings import training, write
 
 from ridgeline.errors import TraceError
+from ridgeline.traces import files
 from ridgeline.traces.files import read_file
+from ridgeline.traces.trace import trace
 
 LIMIT_BYTES = 8 * 2**20
 
 
-def test_a_file_that_holds_more_than_there_is_memory_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_holds_more_than_there_is_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "a.json", training(num_steps=2))
     nbytes = path.stat().st_size
-    assert len(read_file(path, free_bytes=nbytes).data) == nbytes
+    monkeypatch.setattr(files, "free_memory_bytes", lambda: nbytes)
+    assert len(trace([path]).ranks) == 1
+    monkeypatch.setattr(files, "free_memory_bytes", lambda: nbytes - 1)
     with pytest.raises(TraceError, match=r"a\.json holds .* more than the .* of memory"):
-        read_file(path, free_bytes=nbytes - 1)
+        trace([path])
 
 
 @pytest.mark.parametrize("num_members", [1, 3])
