@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ridgeline.errors import (
         BackendError,
         CaptureError,
+        FormatError,
         GraphError,
         MachineError,
         MissingExtra,
@@ -37,6 +38,7 @@ __all__ = [
     "CaptureError",
     "Estimate",
     "Graph",
+    "FormatError",
     "GraphError",
     "Machine",
     "MachineError",
@@ -64,6 +66,7 @@ __all__ = [
 _MODULES = {
     "BackendError": "ridgeline.errors",
     "CaptureError": "ridgeline.errors",
+    "FormatError": "ridgeline.errors",
     "GraphError": "ridgeline.errors",
     "MachineError": "ridgeline.errors",
     "MissingExtra": "ridgeline.errors",

@@ -12,7 +12,19 @@ _HEADS = (1, 32, 4096, 128)  # a key cache: as many values, in heads
 
 def element_table() -> str:
     """One row per element, widest first within its kind."""
-    head = ("element", "bits", "kind", "E", "M", "bias", "largest", "smallest", "inf", "NaN")
+    head = (
+        "element",
+        "bits",
+        "kind",
+        "E",
+        "M",
+        "bias",
+        "lowest",
+        "largest",
+        "smallest",
+        "inf",
+        "NaN",
+    )
     return _table(head, (_element_row(element) for element in ELEMENTS.values()))
 
 
@@ -30,6 +42,7 @@ def _element_row(element: Element) -> tuple[str, ...]:
         str(element.exponent_bits or "–"),
         str(element.mantissa_bits or "–"),
         str(element.bias or "–"),
+        f"{element.lowest:.6g}",
         f"{element.largest:.6g}",
         f"{element.smallest:.6g}",
         "yes" if element.has_inf else "–",
