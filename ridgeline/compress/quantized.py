@@ -91,7 +91,7 @@ def extent_of(values: Tensor, granularity: Granularity) -> Extent:
     if not values.numel():
         raise FormatError(f"a tensor of {tuple(values.shape)} has no values, hence no scale.")
     tiled = granularity.tiled(granularity.padded(values.float()))
-    low, high = _over(tiled, "amin"), _over(tiled, "amax")
+    low, high = _ends(tiled, granularity.scale_shape(values.shape))
     if not bool((low.isfinite() & high.isfinite()).all()):
         count = int((~values.isfinite()).sum())
         raise FormatError(
@@ -150,13 +150,16 @@ def dequantize(quantized: Quantized) -> Tensor:
     return values[tuple(slice(side) for side in quantized.shape)]
 
 
-def _over(tiled: Tensor, name: str) -> Tensor:
-    """A reduction over the sides of the tiles; NaN is carried along."""
-    dims = list(range(1, tiled.ndim, 2))
-    if not dims:
-        return tiled
-    reduced: Tensor = getattr(tiled, name)(dim=dims)
-    return reduced
+def _ends(tiled: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Minima and maxima over the sides of the tiles, of `shape`; NaN is carried along."""
+    dims = [dim for dim in range(1, tiled.ndim, 2) if tiled.shape[dim] > 1]
+    if len(dims) == 1:  # one pass does both
+        low, high = torch.aminmax(tiled, dim=dims[0])
+    elif dims:
+        low, high = tiled.amin(dim=dims), tiled.amax(dim=dims)
+    else:
+        low, high = tiled, tiled
+    return low.reshape(shape), high.reshape(shape)
 
 
 def _fitting(extent: Extent, own: Extent) -> Extent:
