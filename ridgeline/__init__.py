@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ridgeline.errors import (
         BackendError,
         CaptureError,
+        FormatError,
         GraphError,
         MachineError,
         MissingExtra,
@@ -36,6 +37,7 @@ __all__ = [
     "BackendError",
     "CaptureError",
     "Estimate",
+    "FormatError",
     "Graph",
     "GraphError",
     "Machine",
@@ -64,6 +66,7 @@ __all__ = [
 _MODULES = {
     "BackendError": "ridgeline.errors",
     "CaptureError": "ridgeline.errors",
+    "FormatError": "ridgeline.errors",
     "GraphError": "ridgeline.errors",
     "MachineError": "ridgeline.errors",
     "MissingExtra": "ridgeline.errors",

@@ -16,6 +16,7 @@ PUBLIC_NAMES = {
     "CaptureError",
     "Estimate",
     "Graph",
+    "FormatError",
     "GraphError",
     "Machine",
     "MachineError",
