@@ -13,6 +13,7 @@ from ridgeline.traces.bubbles import Bubble, PipelineStep, pipeline_steps
 from ridgeline.traces.memory_timeline import MemoryTimeline
 from ridgeline.traces.schedule import Schedule
 from ridgeline.traces.skew import Matched, Skew, match_collectives
+from ridgeline.traces.stragglers import stragglers
 from ridgeline.traces.trace import Trace
 from ridgeline.units import counted, format_bytes, format_percent, format_rate
 
@@ -28,6 +29,9 @@ def ranks_record(trace: Trace) -> dict[str, Json]:
         "collectives": [_collective(one) for one in skew.matched],
         "num_unmatched_collectives": skew.num_unmatched,
         "waits": [asdict(one) for one in skew.waits],
+        "stragglers": [
+            {**asdict(one), "reason": one.reason.value} for one in stragglers(trace.ranks, skew)
+        ],
         "pipeline": [_step(step) for step in steps],
         "bubbles": [_bubble(step, one) for step in steps for one in step.bubbles],
         "memory": [
@@ -68,6 +72,7 @@ def print_ranks(stream: TextIO, trace: Trace, *, top: int) -> None:
     skew = match_collectives(trace.ranks)
     _collectives(console, skew, top)
     _waits(console, skew, top)
+    _stragglers(console, trace, skew, top)
     steps = pipeline_steps(trace.ranks)
     for step in steps[:top]:
         _pipeline(console, step, top, is_one_of_several=steps[-1].pipeline > 0)
@@ -119,6 +124,26 @@ def _waits(console: Console, skew: Skew, top: int) -> None:
         for one in skew.waits[:top]
     ]
     grid(console, ["rank", "waited for", "time", "collectives"], rows, left=2)
+
+
+def _stragglers(console: Console, trace: Trace, skew: Skew, top: int) -> None:
+    found = stragglers(trace.ranks, skew)
+    if not found:
+        return
+    _title(console, "who came last, and what kept it")
+    headers = ["rank", "last to", "late by", "per step", "what it does", "longer by"]
+    rows = [
+        [
+            f"rank {one.rank}",
+            f"{one.num_last:,} of {one.num_collectives:,}",
+            time_of(one.late_ns),
+            "-" if one.late_per_step_ns is None else time_of(one.late_per_step_ns),
+            one.reason.value,
+            time_of(one.excess_ns) if one.excess_ns else "-",
+        ]
+        for one in found[:top]
+    ]
+    grid(console, headers, rows, left=1)
 
 
 def _beside(ran: Schedule | None) -> str:

@@ -9,12 +9,15 @@ from ridgeline.traces.kernels import Kernel
 from ridgeline.traces.launches import LaunchStatistics
 from ridgeline.traces.matrix_time import MatrixTime
 from ridgeline.traces.rank import IdleCause, RankTrace
+from ridgeline.traces.skew import match_collectives
 from ridgeline.traces.split import Split
+from ridgeline.traces.stragglers import Reason, stragglers
 from ridgeline.traces.trace import Trace
 from ridgeline.units import counted, format_percent, format_time, printable
 
 _NS = 1e-9
 _MOST_INPUTS = 6
+_LEAST_LATE = 0.01  # of the span
 
 
 def time_of(ns: float) -> str:
@@ -33,7 +36,7 @@ def share_of(part_ns: int, whole_ns: int) -> str:
 
 
 def verdict(trace: Trace) -> str:
-    """One sentence: how busy the device was, and what kept it from being so."""
+    """How busy the device was, what kept it from being so, and which rank the others wait for."""
     rank = slowest(trace.ranks)
     split = rank.split
     where = f"{counted(len(trace.ranks), 'rank')}, the longest " if len(trace.ranks) > 1 else ""
@@ -46,7 +49,30 @@ def verdict(trace: Trace) -> str:
         parts.append(f"exposed communication {exposed}")
     idle = f"idle {share_of(split.idle_ns, split.span_ns)}"
     causes = ", ".join(cause_words(cause) for cause in rank.idle_causes[:3] if cause.share >= 0.01)
-    return f"{', '.join(parts)}; {idle}{f' ({causes})' if causes else ''}."
+    busy = f"{', '.join(parts)}; {idle}{f' ({causes})' if causes else ''}."
+    return f"{busy} {straggler}" if (straggler := straggler_words(trace)) else busy
+
+
+def straggler_words(trace: Trace) -> str:
+    """A sentence on the rank that the others waited for longest; "" where that is less than a
+    percent of the span.
+    """
+    found = stragglers(trace.ranks, match_collectives(trace.ranks))
+    span_ns = slowest(trace.ranks).split.span_ns
+    if not found or found[0].late_ns < _LEAST_LATE * span_ns:
+        return ""
+    one = found[0]
+    per_step = "" if one.late_per_step_ns is None else f", {time_of(one.late_per_step_ns)} a step"
+    why = (
+        ""
+        if one.reason is Reason.UNKNOWN
+        else f"; it {one.reason.value} ({time_of(one.excess_ns)})"
+    )
+    return (
+        f"Rank {one.rank} comes last to {one.num_last:,} of "
+        f"{counted(one.num_collectives, 'collective')}: others wait {time_of(one.late_ns)} "
+        f"for it{per_step}{'' if one.reason is Reason.UNKNOWN else why}."
+    )
 
 
 def cause_words(cause: IdleCause) -> str:
