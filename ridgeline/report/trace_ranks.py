@@ -121,7 +121,7 @@ def _waits(console: Console, skew: Skew, top: int) -> None:
     grid(console, ["rank", "waited for", "time", "collectives"], rows, left=2)
 
 
-def _beside(ran: Schedule | None) -> str:
+def schedule_words(ran: Schedule | None) -> str:
     """What the schedule costs anyway."""
     if ran is None:
         return "its schedule is not marked, and the transfers are of none that is known"
@@ -141,7 +141,7 @@ def _pipeline(console: Console, step: PipelineStep, top: int, *, is_one_of_sever
     _title(
         console,
         f"pipeline{number}, {step.name}: bubbles {format_percent(step.bubble_share)} of "
-        f"{time_of(step.span_ns)}; {_beside(step.schedule)}",
+        f"{time_of(step.span_ns)}; {schedule_words(step.schedule)}",
     )
     rows = [
         [
