@@ -1,56 +1,20 @@
 """`ridgeline trace`: where the time went in what a machine recorded."""
 
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
 
 from ridgeline.cli.options import AsJson, HtmlFile, Top
-
-if TYPE_CHECKING:
-    from ridgeline.traces.sampled import RankSamples
-    from ridgeline.traces.trace import Trace
-    from ridgeline.traces.work import Work
-
-Recordings = Annotated[
-    list[Path],
-    typer.Argument(metavar="FILE|FOLDER...", help="Recordings of torch.profiler, one per rank."),
-]
-NoStacks = Annotated[
-    bool, typer.Option("--no-stacks", help="Leave calls of Python functions out: reads faster.")
-]
-Roofline = Annotated[
-    bool, typer.Option("--roofline", help="Operators beside their bound, from recorded shapes.")
-]
-MachineName = Annotated[
-    str | None, typer.Option("--machine", help="For --roofline. Default: as the recording says.")
-]
-PerfettoFile = Annotated[
-    Path | None,
-    typer.Option(help="Also write the events with every gap and its cause, for ui.perfetto.dev."),
-]
-
-
-Dcgm = Annotated[
-    Path | None, typer.Option(help="A log of DCGM from the same time: averages per step and rank.")
-]
-DcgmStart = Annotated[
-    float | None, typer.Option(help="When its first sample was taken, seconds since 1970.")
-]
-DcgmPeriod = Annotated[
-    float | None, typer.Option(min=1e-3, help="Seconds between samples. Default: 1.")
-]
-
-
-ExecutionTraces = Annotated[
-    list[Path] | None,
-    typer.Option(
-        metavar="FILE",
-        help="What ExecutionTraceObserver wrote in the same process: who wrote and read each "
-        "operand (sizes in bytes, times in ns). Those beside the recordings are found.",
-    ),
-]
+from ridgeline.cli.trace_answers import print_answers, samples_in, work_in, write_page
+from ridgeline.cli.trace_options import (
+    Dcgm,
+    DcgmPeriod,
+    DcgmStart,
+    ExecutionTraces,
+    MachineName,
+    NoStacks,
+    PerfettoFile,
+    Recordings,
+    Roofline,
+)
 
 
 def trace_command(
@@ -96,10 +60,7 @@ def trace_command(
     work = work_in(found, machine) if roofline or machine else None
     sampled = samples_in(found, dcgm, dcgm_start, dcgm_period) if dcgm else None
     if html is not None:
-        from ridgeline.report.files import write_text
-        from ridgeline.report.trace_html import trace_page
-
-        print(f"report: {write_text(html, trace_page(found, work))}", file=sys.stderr)
+        write_page(html, found, work, sampled)
     if perfetto is not None:
         from ridgeline.report.trace_perfetto import write_perfetto
 
@@ -109,40 +70,5 @@ def trace_command(
         from ridgeline.report.trace_record import trace_json
 
         print(trace_json(found, work, sampled))
-        return
-    from ridgeline.report.trace import print_trace
-    from ridgeline.report.trace_operands import print_operands
-    from ridgeline.report.trace_ranks import print_ranks
-
-    print_trace(sys.stdout, found, top=top)
-    print_ranks(sys.stdout, found, top=top)
-    print_operands(sys.stdout, found, top=top)
-    if sampled is not None:
-        from ridgeline.report.trace_samples import print_samples
-
-        print_samples(sys.stdout, sampled)
-    if work is not None:
-        from ridgeline.report.trace_work import print_work
-
-        print_work(sys.stdout, work, top=top)
-
-
-def work_in(found: "Trace", machine: str | None) -> "Work":
-    """What the operators of the longest recording had to do; this loads torch."""
-    from ridgeline.report.trace_words import slowest
-    from ridgeline.traces.work import machine_of, work_of
-
-    rank = slowest(found.ranks)
-    return work_of(rank, machine_of(rank, machine))
-
-
-def samples_in(
-    found: "Trace", log: Path, start_s: float | None, period_s: float | None
-) -> "tuple[RankSamples, ...]":
-    """What DCGM sampled in the steps of every rank."""
-    from ridgeline.traces.dcgm import read_dcgm
-    from ridgeline.traces.sampled import join_samples
-
-    start_ns = None if start_s is None else round(start_s * 1e9)
-    period_ns = None if period_s is None else round(period_s * 1e9)
-    return join_samples(read_dcgm(log, start_ns=start_ns, period_ns=period_ns), found.ranks)
+    else:
+        print_answers(found, work, sampled, top=top)

@@ -2,24 +2,12 @@
 
 import re
 import sys
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from ridgeline.cli.options import AsJson, Top
+from ridgeline.cli.options import AsJson, HtmlFile, Top
+from ridgeline.cli.trace_options import After, AsRecorded, Before, FailIf
 
-Before = Annotated[Path, typer.Argument(metavar="BEFORE", help="A recording, or a folder of them.")]
-After = Annotated[Path, typer.Argument(metavar="AFTER", help="Another of the same program.")]
-FailIf = Annotated[
-    str | None,
-    typer.Option(
-        "--fail-if", metavar="slower=3%", help="Exit 1 where it is more than that slower."
-    ),
-]
-AsRecorded = Annotated[
-    bool, typer.Option("--as-recorded", help="Compare spans even if they hold unequal work.")
-]
 _LIMIT = re.compile(r"slower=(\d+(?:\.\d+)?)%")
 EXIT_CHECK_FAILED = 1
 
@@ -31,6 +19,7 @@ def trace_diff_command(
     as_recorded: AsRecorded = False,
     top: Top = 12,
     as_json: AsJson = False,
+    html: HtmlFile = None,
 ) -> None:
     """What changed from one recording to another: by category, by module and operator.
 
@@ -39,20 +28,29 @@ def trace_diff_command(
       ridgeline trace diff before.json.gz after.json.gz
 
       ridgeline trace diff before/ after/ --fail-if slower=3% --json
+
+      ridgeline trace diff before.json.gz after.json.gz --html change.html
     """
     from ridgeline.cli.optimize import progress_on_stderr
+    from ridgeline.report.files import require_place
     from ridgeline.report.trace_diff import diff_json, print_diff
     from ridgeline.report.trace_words import slowest
     from ridgeline.traces.diff import diff
     from ridgeline.traces.trace import trace
     from ridgeline.units import format_percent
 
+    require_place(html)
     most = None if fail_if is None else limit(fail_if)
     progress = progress_on_stderr()
     old, new = (
         slowest(trace([path], has_stacks=True, progress=progress).ranks) for path in (before, after)
     )
     found = diff(old, new, is_as_recorded=as_recorded)
+    if html is not None:
+        from ridgeline.report.files import write_text
+        from ridgeline.report.trace_diff_html import diff_page
+
+        print(f"report: {write_text(html, diff_page(found))}", file=sys.stderr)
     if as_json:
         print(diff_json(found))
     else:

@@ -85,6 +85,8 @@ def _asset(name: str) -> str:
 def _header(page: Page) -> Html:
     toggle = element("button", "Dark / light", id="theme", type="button")
     links = [("#" + g.id, g.title) for g in page.groups if len(page.groups) > 1]
+    if len(page.groups) == 1:
+        links = [("#" + s.id, s.title) for s in page.groups[0].sections]
     links += [("#" + s.id, s.title) for s in page.sections]
     nav = element("nav", *(element("a", text, href=target) for target, text in links))
     return element(

@@ -1,5 +1,9 @@
 """What the words of a trace's page mean."""
 
+from collections.abc import Sequence
+
+from ridgeline.report.markup import element
+from ridgeline.report.page import Section, definitions
 from ridgeline.traces.idle import EXPLANATIONS
 from ridgeline.traces.tensor_cores import Reason
 
@@ -33,8 +37,24 @@ TERMS: tuple[tuple[str, str], ...] = (
         + "; ".join(reason.value for reason in Reason if reason.is_eligible)
         + ".",
     ),
+    (
+        "transfer, skew",
+        "Transfer: the shortest time that any rank was in a collective, which is that of the last "
+        "to come. Skew: what the first to come waited beyond that.",
+    ),
+    (
+        "bubble",
+        "A stage has nothing to compute: before its first work of the step (warm-up), after its "
+        "last (drain), or waiting to receive (steady).",
+    ),
     *(
         (f"idle: {cause.value}", f"{why[:1].upper()}{why[1:]}.")
         for cause, why in EXPLANATIONS.items()
     ),
 )
+
+
+def definitions_section(terms: Sequence[tuple[str, str]]) -> Section:
+    """What words mean, folded away until asked for."""
+    folded = element("details", element("summary", "What the words mean"), definitions(terms))
+    return Section(id="definitions", title="Definitions", body=folded)

@@ -117,8 +117,8 @@ def _operator(one: OperatorChange, has_modules: bool) -> list[str]:
     return [
         *[shortened(one.module, 28) or "-"] * has_modules,
         shortened(one.op, 44),
-        _runs(one.before_count),
-        _runs(one.after_count),
+        runs_of(one.before_count),
+        runs_of(one.after_count),
         time_of(one.before_ns) if one.before_count else "-",
         time_of(one.after_ns) if one.after_count else "-",
         changed_by(one.change_ns),
@@ -126,7 +126,8 @@ def _operator(one: OperatorChange, has_modules: bool) -> list[str]:
     ]
 
 
-def _runs(count: float) -> str:
+def runs_of(count: float) -> str:
+    """How often something ran; of unequal work, that may be no whole number."""
     return f"{count:,.0f}" if count == int(count) else f"{count:,.1f}"
 
 

@@ -4,13 +4,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ridgeline.report.markup import Html, element, join
-from ridgeline.report.page import Group, Page, Section, definitions, render
-from ridgeline.report.trace_colours import CAUSES, KERNELS, colour_key, kernel_style
-from ridgeline.report.trace_definitions import TERMS
+from ridgeline.report.markup import element, join
+from ridgeline.report.page import Group, Page, Section, render
+from ridgeline.report.trace_causes import fix_sections, idle_sections
+from ridgeline.report.trace_collectives import collective_sections
+from ridgeline.report.trace_colours import KERNELS, colour_key, kernel_style
+from ridgeline.report.trace_definitions import TERMS, definitions_section
+from ridgeline.report.trace_memory import memory_section
 from ridgeline.report.trace_paths import paths_icicle
+from ridgeline.report.trace_pipeline import pipeline_sections
+from ridgeline.report.trace_samples import samples_sections
 from ridgeline.report.trace_tables import (
     gaps_table,
+    host_operators_table,
     kernels_table,
     matrix_table,
     operators_table,
@@ -23,18 +29,15 @@ from ridgeline.report.trace_words import (
     matrix_words,
     notes,
     rank_name,
-    share_of,
     slowest,
-    span_range,
-    time_of,
     verdict,
 )
-from ridgeline.traces.fixes import Fix
-from ridgeline.traces.idle import EXPLANATIONS
+from ridgeline.traces.bubbles import pipeline_steps
 from ridgeline.traces.matrix_time import matrix_time
-from ridgeline.traces.rank import IdleCause, RankTrace
+from ridgeline.traces.rank import RankTrace
+from ridgeline.traces.sampled import RankSamples
+from ridgeline.traces.skew import match_collectives
 from ridgeline.traces.trace import Trace
-from ridgeline.units import format_percent
 
 if TYPE_CHECKING:
     from ridgeline.traces.work import Work
@@ -45,33 +48,40 @@ _ROWS = (250, 120, 60, 25, 10)
 _MOST_DOTS = 160
 
 
-def trace_page(trace: Trace, work: "Work | None" = None) -> str:
+def trace_page(
+    trace: Trace, work: "Work | None" = None, sampled: Sequence[RankSamples] = ()
+) -> str:
     """One offline HTML page, under a megabyte whatever the number of events; `work` of the longest
-    recording where it was computed.
+    recording where it was computed, `sampled` where a monitor's log was joined.
     """
     page = ""
     for most in _ROWS:
-        page = _page(trace, work, most)
+        page = _page(trace, work, sampled, most)
         if len(page.encode()) < _MEGABYTE:
             break
     return page
 
 
-def _page(trace: Trace, work: "Work | None", most: int) -> str:
+def _page(trace: Trace, work: "Work | None", sampled: Sequence[RankSamples], most: int) -> str:
     rank = slowest(trace.ranks)
     which = f" of rank {rank_name(rank)}" if len(trace.ranks) > 1 else ""
     sections = [
-        *_fixes(rank, which),
+        *fix_sections(rank, which),
         _timeline(trace),
-        _idle(rank, which),
-        _gaps(rank, which),
+        *pipeline_sections(pipeline_steps(trace.ranks)),
+        *idle_sections(rank, which),
+        *_gaps(rank, which),
+        *collective_sections(match_collectives(trace.ranks), most),
         _ranks(trace, most),
         *_steps(rank, which, most),
-        _paths(rank, which),
+        *samples_sections(sampled, most),
+        *_paths(rank, which),
         *_roofline(work),
-        _matrix(rank, which),
-        _kernels(rank, which, most),
+        *_matrix(rank, which),
+        *_kernels(rank, which, most),
         *_operators(rank, which, work, most),
+        *_host_operators(rank, which, most),
+        *memory_section(rank.memory, which),
         *_launches(rank, which),
     ]
     group = Group(id="run", title="Where the time went", verdict="", sections=tuple(sections))
@@ -81,7 +91,7 @@ def _page(trace: Trace, work: "Work | None", most: int) -> str:
             verdict=verdict(trace),
             notes=tuple(notes(trace)),
             groups=(group,),
-            sections=(Section(id="definitions", title="Definitions", body=definitions(TERMS)),),
+            sections=(definitions_section(TERMS),),
         )
     )
 
@@ -91,90 +101,28 @@ def _sources(ranks: Sequence[RankTrace]) -> str:
     return first if len(ranks) == 1 else f"{first} and {len(ranks) - 1} more"
 
 
-def _fixes(rank: RankTrace, which: str) -> list[Section]:
-    if not rank.fixes:
-        return []
-    rows = [_fix(fix, rank.split.span_ns) for fix in rank.fixes]
-    key = colour_key((("fill-left", "span then"), ("fill-range", "between the two replays")))
-    return [
-        Section(
-            id="run-fixes",
-            title="What fixing it would gain",
-            lead=f"Each alone, by replaying{which or ' the recording'} without the cause: the time "
-            "that is left, and the gain. Idle time is never subtracted.",
-            body=join([key, element("div", *rows, class_="bars fixes")]),
-        )
-    ]
-
-
-def _fix(fix: Fix, span_ns: int) -> Html:
-    gain, share, left = span_range(fix, span_ns)
-    least, most = 100 * (1 - fix.high_ns / span_ns), 100 * (1 - fix.low_ns / span_ns)
-    track = element(
-        "span",
-        element("span", class_="fill fill-range", style=f"width:{most:.2f}%"),
-        element("span", class_="fill fill-left", style=f"width:{least:.2f}%"),
-        class_="track",
-    )
-    return element(
-        "div",
-        element("span", fix.what),
-        track,
-        element("span", f"−{gain} ({share})"),
-        class_="bar-row",
-        data_tip=f"{fix.what}\ngains {gain}, {share} of the span\nspan then {left}",
-    )
-
-
 def _timeline(trace: Trace) -> Section:
     lead = "Each lane is filled as high as the share of that moment in which something of the "
-    lead += "sort ran. The last lane is the time in which nothing did, coloured by why."
+    lead += "sort ran."
+    if any(rank.idle_causes for rank in trace.ranks):
+        lead += " The last lane is the time in which nothing did, coloured by why."
     if len(trace.ranks) > MOST_RANKS:
         lead += f" The first {MOST_RANKS} of {len(trace.ranks)} ranks."
     return Section(id="run-timeline", title="Over time", lead=lead, body=timeline(trace.ranks))
 
 
-def _idle(rank: RankTrace, which: str) -> Section:
-    longest_ns = max((cause.idle_ns for cause in rank.idle_causes), default=1)
-    rows = [_cause(cause, longest_ns, rank.split.span_ns) for cause in rank.idle_causes]
-    body = element("div", *rows, class_="bars causes") if rows else element("p", "It never was.")
-    return Section(
-        id="run-idle",
-        title="Why it was idle",
-        lead=f"All idle time{which}: each gap has one cause. A click lists the longest of a cause.",
-        body=body,
-    )
-
-
-def _cause(cause: IdleCause, longest_ns: int, span_ns: int) -> Html:
-    width = f"width:{100 * cause.idle_ns / longest_ns:.2f}%"
-    words = f"{time_of(cause.idle_ns)} · {share_of(cause.idle_ns, span_ns)} of span"
-    return element(
-        "button",
-        element("span", cause.cause.value),
-        element(
-            "span",
-            element("span", class_=f"fill {CAUSES[cause.cause]}", style=width),
-            class_="track",
-        ),
-        element("span", words),
-        type="button",
-        class_="bar-row",
-        data_tip=f"{EXPLANATIONS[cause.cause]}\n{cause.num_gaps:,} gaps, "
-        f"{format_percent(cause.share)} of idle time",
-        data_filter=cause.cause.value,
-        data_table="run-gaps",
-    )
-
-
-def _gaps(rank: RankTrace, which: str) -> Section:
-    return Section(
-        id="run-gaps",
-        title="Longest gaps",
-        lead=f"Times{which} are after the first event on the device. Call: what blocked the host, "
-        "else what launched the next kernel.",
-        body=gaps_table(rank.gaps),
-    )
+def _gaps(rank: RankTrace, which: str) -> list[Section]:
+    if not rank.gaps:
+        return []
+    return [
+        Section(
+            id="run-gaps",
+            title="Longest gaps",
+            lead=f"Times{which} are after the first event on the device. Call: what blocked the "
+            "host, else what launched the next kernel.",
+            body=gaps_table(rank.gaps),
+        )
+    ]
 
 
 def _ranks(trace: Trace, most: int) -> Section:
@@ -190,14 +138,18 @@ def _steps(rank: RankTrace, which: str, most: int) -> list[Section]:
     return [Section(id="run-steps", title=title, body=steps_table(rank, most))]
 
 
-def _paths(rank: RankTrace, which: str) -> Section:
-    return Section(
-        id="run-paths",
-        title="Who launched it",
-        lead=f"Time on the device{which}, by module where recorded, operator and kernel; heights "
-        "are times. A click filters the kernels below.",
-        body=join([colour_key(_kernel_keys(rank)), paths_icicle(rank.paths, rank.kernels)]),
-    )
+def _paths(rank: RankTrace, which: str) -> list[Section]:
+    if not rank.paths:
+        return []
+    return [
+        Section(
+            id="run-paths",
+            title="Who launched it",
+            lead=f"Time on the device{which}, by module where recorded, operator and kernel; "
+            "heights are times. A click filters the kernels below.",
+            body=join([colour_key(_kernel_keys(rank)), paths_icicle(rank.paths, rank.kernels)]),
+        )
+    ]
 
 
 def _kernel_keys(rank: RankTrace) -> list[tuple[str, str]]:
@@ -220,24 +172,32 @@ def _roofline(work: "Work | None") -> list[Section]:
     ]
 
 
-def _matrix(rank: RankTrace, which: str) -> Section:
+def _matrix(rank: RankTrace, which: str) -> list[Section]:
+    if not rank.kernels:
+        return []
     found = matrix_time(rank.kernels)
-    return Section(
-        id="run-matrix",
-        title=f"Tensor cores{which}",
-        lead=matrix_words(found),
-        body=matrix_table(found) if found.eligible else Html(""),
-    )
+    return [
+        Section(
+            id="run-matrix",
+            title=f"Tensor cores{which}",
+            lead=matrix_words(found),
+            body=matrix_table(found) if found.eligible else join([]),
+        )
+    ]
 
 
-def _kernels(rank: RankTrace, which: str, most: int) -> Section:
-    return Section(
-        id="run-kernels",
-        title=f"Kernels, copies and fills{which}",
-        lead="What a kernel is follows from its name and its operator's types; hover over the name "
-        "for the rule. A click on a header sorts.",
-        body=kernels_table(rank.kernels, most),
-    )
+def _kernels(rank: RankTrace, which: str, most: int) -> list[Section]:
+    if not rank.kernels:
+        return []
+    return [
+        Section(
+            id="run-kernels",
+            title=f"Kernels, copies and fills{which}",
+            lead="What a kernel is follows from its name and its operator's types; hover over the "
+            "name for the rule. A click on a header sorts.",
+            body=kernels_table(rank.kernels, most),
+        )
+    ]
 
 
 def _operators(rank: RankTrace, which: str, work: "Work | None", most: int) -> list[Section]:
@@ -249,6 +209,19 @@ def _operators(rank: RankTrace, which: str, work: "Work | None", most: int) -> l
             title=f"Operators{which}",
             lead="By what they launched, per name and shapes.",
             body=operators_table(rank.operators, work, most),
+        )
+    ]
+
+
+def _host_operators(rank: RankTrace, which: str, most: int) -> list[Section]:
+    if not rank.host_operators:
+        return []
+    return [
+        Section(
+            id="run-host-operators",
+            title=f"Operators of the host{which}",
+            lead="By their own time, that is, without what they call.",
+            body=host_operators_table(rank.host_operators, most),
         )
     ]
 

@@ -146,7 +146,7 @@ def _stragglers(console: Console, trace: Trace, skew: Skew, top: int) -> None:
     grid(console, headers, rows, left=1)
 
 
-def _beside(ran: Schedule | None) -> str:
+def schedule_words(ran: Schedule | None) -> str:
     """What the schedule costs anyway."""
     if ran is None:
         return "its schedule is not marked, and the transfers are of none that is known"
@@ -166,7 +166,7 @@ def _pipeline(console: Console, step: PipelineStep, top: int, *, is_one_of_sever
     _title(
         console,
         f"pipeline{number}, {step.name}: bubbles {format_percent(step.bubble_share)} of "
-        f"{time_of(step.span_ns)}; {_beside(step.schedule)}",
+        f"{time_of(step.span_ns)}; {schedule_words(step.schedule)}",
     )
     rows = [
         [

@@ -14,6 +14,7 @@ from ridgeline.report.trace_words import (
     time_of,
     unit_words,
 )
+from ridgeline.traces.host_operators import HostOperator
 from ridgeline.traces.matrix_time import MatrixTime
 from ridgeline.traces.rank import NamedGap, RankTrace
 from ridgeline.traces.split import Split
@@ -160,6 +161,23 @@ def _work_cells(one: "OperatorWork | None") -> list[Cell]:
         Cell(text=format_percent(one.datasheet_fraction), sort=one.datasheet_fraction),
         Cell(text=one.bound.value, style=one.bound.value),
     ]
+
+
+def host_operators_table(operators: Sequence[HostOperator], most: int) -> Html:
+    """A row per operator of the host, by own time."""
+    rows = [
+        [
+            _time(one.self_ns),
+            _share(one.share),
+            Cell(text=one.name),
+            _count(one.count),
+            _time(one.mean_self_ns),
+            _time(one.total_ns),
+        ]
+        for one in operators[:most]
+    ]
+    headers = ["own time", "share", "operator", "calls", "own, each", "with what it calls"]
+    return _filled(headers, rows, _rest(len(operators), most))
 
 
 def matrix_table(found: MatrixTime) -> Html:

@@ -3,8 +3,9 @@
 Shapes stretch to the width of the page, text does not: lanes are SVG without text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from ridgeline.report.markup import Html, element, join
 from ridgeline.report.trace_colours import CAUSES, colour_key
@@ -45,21 +46,46 @@ def timeline(ranks: Sequence[RankTrace]) -> Html:
     strips = max(_LEAST_STRIPS, _MOST_STRIPS // len(shown))
     axis = _axis(shown)
     lines = [rank.timeline.coarser(bins) for rank in shown]
-    has_talk = any(any(line.communication_ns) for line in lines)
+    lanes = _lanes_in(lines)
     rows = [
-        _rank(rank, line, axis.starts_ns[i], axis.length_ns, has_talk, strips)
+        _rank(rank, line, axis.starts_ns[i], axis.length_ns, lanes, strips)
         for i, (rank, line) in enumerate(zip(shown, lines, strict=True))
     ]
     causes = [cause for cause in Cause if any(cause in line.idle_ns for line in lines)]
-    return join([_key(has_talk, causes), element("div", *rows, _ticks(axis), class_="timeline")])
+    return join([_key(lanes, causes), element("div", *rows, _ticks(axis), class_="timeline")])
 
 
-def _key(has_talk: bool, causes: Sequence[Cause]) -> Html:
-    lanes = [("compute", "compute"), *[("talk", "communication")] * has_talk]
-    lanes.append(("memory", "copies and fills"))
+class _Sort(Enum):
+    """What has a lane, from the top; values are their labels."""
+
+    COMPUTE = "compute"
+    TALK = "comm."
+    MEMORY = "memory"
+    IDLE = "idle"
+
+
+_KEY = {
+    _Sort.COMPUTE: ("compute", "compute"),
+    _Sort.TALK: ("talk", "communication"),
+    _Sort.MEMORY: ("memory", "copies and fills"),
+}
+
+
+def _lanes_in(lines: Sequence[Timeline]) -> list[_Sort]:
+    """The lanes that any rank fills, and compute."""
+    found = {
+        _Sort.COMPUTE: True,
+        _Sort.TALK: any(any(line.communication_ns) for line in lines),
+        _Sort.MEMORY: any(any(line.memory_ns) for line in lines),
+        _Sort.IDLE: any(line.idle_ns for line in lines),
+    }
+    return [sort for sort in _Sort if found[sort]]
+
+
+def _key(lanes: Sequence[_Sort], causes: Sequence[Cause]) -> Html:
     return join(
         [
-            colour_key(lanes),
+            colour_key(_KEY[sort] for sort in lanes if sort in _KEY),
             colour_key((CAUSES[cause], f"idle: {cause.value}") for cause in causes),
         ]
     )
@@ -77,9 +103,14 @@ def _axis(ranks: Sequence[RankTrace]) -> _Axis:
 
 
 def _rank(
-    rank: RankTrace, line: Timeline, start_ns: int, length_ns: int, has_talk: bool, strips: int
+    rank: RankTrace,
+    line: Timeline,
+    start_ns: int,
+    length_ns: int,
+    sorts: Sequence[_Sort],
+    strips: int,
 ) -> Html:
-    lanes = _lanes(line, has_talk)
+    lanes = [_lane(sort, line) for sort in sorts]
     height = _PITCH * len(lanes)
     shapes = [_bars(lane, line.edges_ns, _PITCH * i) for i, lane in enumerate(lanes)]
     shapes += _marks(rank, height)
@@ -108,15 +139,14 @@ def _title(rank: RankTrace) -> str:
     return f"{who}{device_name(rank)} · {time_of(split.span_ns)} · idle {idle}"
 
 
-def _lanes(line: Timeline, has_talk: bool) -> list[_Lane]:
-    talk = _Lane(label="comm.", values=(("talk", line.communication_ns),))
-    idle = tuple((CAUSES[c], line.idle_ns[c]) for c in Cause if c in line.idle_ns)
-    return [
-        _Lane(label="compute", values=(("compute", line.compute_ns),)),
-        *[talk] * has_talk,
-        _Lane(label="memory", values=(("memory", line.memory_ns),)),
-        _Lane(label="idle", values=idle),
-    ]
+def _lane(sort: _Sort, line: Timeline) -> _Lane:
+    values: Mapping[_Sort, tuple[tuple[str, Sequence[int]], ...]] = {
+        _Sort.COMPUTE: (("compute", line.compute_ns),),
+        _Sort.TALK: (("talk", line.communication_ns),),
+        _Sort.MEMORY: (("memory", line.memory_ns),),
+        _Sort.IDLE: tuple((CAUSES[c], line.idle_ns[c]) for c in Cause if c in line.idle_ns),
+    }
+    return _Lane(label=sort.value, values=values[sort])
 
 
 _X_UNITS = 10_000

@@ -129,6 +129,14 @@ def test_diff_says_what_became_slower(recording: str, slower: str, capsys: Captu
         assert part in text
 
 
+def test_diff_writes_a_page(recording: str, slower: str, tmp_path: Path, capsys: Captured) -> None:
+    page = tmp_path / "change.html"
+    assert run(["trace", "diff", recording, slower, "--html", str(page)]) == 0
+    assert "3.7% slower: 540 µs before, 560 µs after" in page.read_text(encoding="utf-8")
+    assert f"report: {page}" in capsys.readouterr().err
+    assert run(["trace", "diff", recording, slower, "--html", str(tmp_path / "no" / "a.html")]) == 2
+
+
 def test_diff_fails_where_it_is_slower_than_allowed(
     recording: str, slower: str, capsys: Captured
 ) -> None:

@@ -29,8 +29,8 @@ def test_the_verdict_comes_first(tmp_path: Path) -> None:
     verdict = "540 µs: device busy 67%, compute 39%, exposed communication 11%"
     assert page.index(verdict) < page.index("<main>")
     assert re.findall(r'<section id="run-(\w+)"', page) == [
-        *("fixes", "timeline", "idle", "gaps", "ranks", "steps", "paths", "matrix", "kernels"),
-        *("operators", "launches"),
+        *("fixes", "timeline", "idle", "gaps", "collectives", "ranks", "steps", "paths"),
+        *("matrix", "kernels", "operators", "launches"),
     ]
 
 
