@@ -72,6 +72,7 @@ def trace_command(
     """
     from ridgeline.cli.optimize import progress_on_stderr
     from ridgeline.report.files import require_place
+    from ridgeline.traces.counters import join_counters
     from ridgeline.traces.trace import trace
 
     require_place(html)
@@ -79,6 +80,7 @@ def trace_command(
     found = trace(recordings, has_stacks=not no_stacks, progress=progress_on_stderr())
     work = work_in(found, machine) if roofline or machine else None
     sampled = samples_in(found, dcgm, dcgm_start, dcgm_period) if dcgm else None
+    counters = join_counters(found.ranks)
     if html is not None:
         from ridgeline.report.files import write_text
         from ridgeline.report.trace_html import trace_page
@@ -92,17 +94,20 @@ def trace_command(
     if as_json:
         from ridgeline.report.trace_record import trace_json
 
-        print(trace_json(found, work, sampled))
+        print(trace_json(found, work, sampled, counters))
         return
     from ridgeline.report.trace import print_trace
     from ridgeline.report.trace_ranks import print_ranks
 
     print_trace(sys.stdout, found, top=top)
     print_ranks(sys.stdout, found, top=top)
-    if sampled is not None:
+    if sampled or counters:
         from ridgeline.report.trace_samples import print_samples
 
-        print_samples(sys.stdout, sampled)
+        if sampled:
+            print_samples(sys.stdout, sampled, monitor="DCGM")
+        if counters:
+            print_samples(sys.stdout, counters, monitor="Nsight Systems")
     if work is not None:
         from ridgeline.report.trace_work import print_work
 

@@ -28,13 +28,18 @@ def trace_json(
     trace: Trace,
     work: "Work | None" = None,
     sampled: Sequence["RankSamples"] | None = None,
+    counters: Sequence["RankSamples"] = (),
 ) -> str:
-    """The record as one JSON object, `work` and `dcgm` beside it where they are given."""
+    """The record as one JSON object, `work`, `dcgm` and `gpu_metrics` beside it where they are
+    given.
+    """
     found = record(trace)
     if work is not None:
         found["work"] = _work(work)
     if sampled is not None:
         found["dcgm"] = samples_record(sampled)
+    if counters:
+        found["gpu_metrics"] = samples_record(counters)
     return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
 
 

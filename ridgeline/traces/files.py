@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import stat
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +25,33 @@ class FileText:
     notes: tuple[str, ...] = ()
 
 
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def require_file(path: Path) -> None:
+    """Raises TraceError where there is no plain file: opening a pipe waits for who writes to it,
+    and a device may never end.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise TraceError(f"cannot read {path}: {getattr(error, 'strerror', error)}.") from None
+    for is_kind, kind in _KINDS:
+        if is_kind(mode):
+            raise TraceError(f"cannot read {path}: it is {kind}, not a file.")
+
+
 def read_file(path: Path) -> FileText:
     """The content of the file at `path`, inflated where it is compressed. Raises TraceError where
-    it is missing, a folder, empty, or would not fit into memory.
+    it is missing, no plain file, empty, or would not fit into memory.
     """
+    require_file(path)
     try:
         with path.open("rb") as file:
             if not os.fstat(file.fileno()).st_size:
