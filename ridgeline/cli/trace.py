@@ -31,7 +31,7 @@ PerfettoFile = Annotated[
     typer.Option(help="Also write the events with every gap and its cause, for ui.perfetto.dev."),
 ]
 
-
+_MOST_SECONDS = 4e9  # of 1970 to 2096; nanoseconds then fit 64 bits, and sums of two too
 Dcgm = Annotated[
     Path | None, typer.Option(help="A log of DCGM from the same time: averages per step and rank.")
 ]
@@ -130,6 +130,16 @@ def samples_in(
     from ridgeline.traces.dcgm import read_dcgm
     from ridgeline.traces.sampled import join_samples
 
-    start_ns = None if start_s is None else round(start_s * 1e9)
-    period_ns = None if period_s is None else round(period_s * 1e9)
+    start_ns, period_ns = whole_ns("--dcgm-start", start_s), whole_ns("--dcgm-period", period_s)
     return join_samples(read_dcgm(log, start_ns=start_ns, period_ns=period_ns), found.ranks)
+
+
+def whole_ns(option: str, time_s: float | None) -> int | None:
+    """Seconds as ns. Raises TraceError for what is no time of this era."""
+    from ridgeline.errors import TraceError
+
+    if time_s is None:
+        return None
+    if not abs(time_s) < _MOST_SECONDS:
+        raise TraceError(f"{option} {time_s:g} is no number of seconds below {_MOST_SECONDS:g}.")
+    return round(time_s * 1e9)

@@ -52,7 +52,7 @@ def trace_page(trace: Trace, work: "Work | None" = None) -> str:
     page = ""
     for most in _ROWS:
         page = _page(trace, work, most)
-        if len(page.encode()) < _MEGABYTE:
+        if len(page.encode("utf-8", "backslashreplace")) < _MEGABYTE:
             break
     return page
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ridgeline.traces.work import OperatorWork, Work
 
 SCHEMA = 1
+# JSON lets these stand in strings as they are; a terminal takes some of them for commands.
+_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def trace_json(
@@ -40,7 +42,7 @@ def trace_json(
         found["dcgm"] = samples_record(sampled)
     if counters:
         found["gpu_metrics"] = samples_record(counters)
-    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False).translate(_CONTROLS)
 
 
 def record(trace: Trace) -> dict[str, Json]:
