@@ -47,6 +47,7 @@ def trace_command(
     """
     from ridgeline.cli.optimize import progress_on_stderr
     from ridgeline.report.files import require_place
+    from ridgeline.traces.counters import join_counters
     from ridgeline.traces.trace import trace
 
     require_place(html)
@@ -59,6 +60,7 @@ def trace_command(
     )
     work = work_in(found, machine) if roofline or machine else None
     sampled = samples_in(found, dcgm, dcgm_start, dcgm_period) if dcgm else None
+    counters = join_counters(found.ranks)
     if html is not None:
         write_page(html, found, work, sampled)
     if perfetto is not None:
@@ -69,6 +71,6 @@ def trace_command(
     if as_json:
         from ridgeline.report.trace_record import trace_json
 
-        print(trace_json(found, work, sampled))
+        print(trace_json(found, work, sampled, counters))
     else:
-        print_answers(found, work, sampled, top=top)
+        print_answers(found, work, sampled, counters, top=top)

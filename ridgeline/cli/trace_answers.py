@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from ridgeline.traces.work import Work
 
 
+_MOST_SECONDS = 4e9  # of 1970 to 2096; nanoseconds then fit 64 bits, and sums of two too
+
+
 def work_in(found: "Trace", machine: str | None) -> "Work":
     """What the operators of the longest recording had to do; this loads torch."""
     from ridgeline.report.trace_words import slowest
@@ -26,9 +29,19 @@ def samples_in(
     from ridgeline.traces.dcgm import read_dcgm
     from ridgeline.traces.sampled import join_samples
 
-    start_ns = None if start_s is None else round(start_s * 1e9)
-    period_ns = None if period_s is None else round(period_s * 1e9)
+    start_ns, period_ns = whole_ns("--dcgm-start", start_s), whole_ns("--dcgm-period", period_s)
     return join_samples(read_dcgm(log, start_ns=start_ns, period_ns=period_ns), found.ranks)
+
+
+def whole_ns(option: str, time_s: float | None) -> int | None:
+    """Seconds as ns. Raises TraceError for what is no time of this era."""
+    from ridgeline.errors import TraceError
+
+    if time_s is None:
+        return None
+    if not abs(time_s) < _MOST_SECONDS:
+        raise TraceError(f"{option} {time_s:g} is no number of seconds below {_MOST_SECONDS:g}.")
+    return round(time_s * 1e9)
 
 
 def write_page(
@@ -43,7 +56,12 @@ def write_page(
 
 
 def print_answers(
-    found: "Trace", work: "Work | None", sampled: "tuple[RankSamples, ...] | None", *, top: int
+    found: "Trace",
+    work: "Work | None",
+    sampled: "tuple[RankSamples, ...] | None",
+    counters: "tuple[RankSamples, ...]",
+    *,
+    top: int,
 ) -> None:
     """Prints all tables, `top` rows each, on stdout."""
     from ridgeline.report.trace import print_trace
@@ -53,10 +71,13 @@ def print_answers(
     print_trace(sys.stdout, found, top=top)
     print_ranks(sys.stdout, found, top=top)
     print_operands(sys.stdout, found, top=top)
-    if sampled is not None:
+    if sampled or counters:
         from ridgeline.report.trace_samples import print_samples
 
-        print_samples(sys.stdout, sampled)
+        if sampled:
+            print_samples(sys.stdout, sampled, monitor="DCGM")
+        if counters:
+            print_samples(sys.stdout, counters, monitor="Nsight Systems")
     if work is not None:
         from ridgeline.report.trace_work import print_work
 

@@ -8,11 +8,12 @@ from ridgeline.writing import write_pieces
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Writes `text` to `path` in one step; what was there before stays until then.
+    """Writes `text` to `path` in one step; what was there before stays until then. Parts
+    of a file's name that are no text are spelled out, as \\udcff.
 
     Raises RidgelineError where the folder is missing or not writable.
     """
-    return write_pieces(path, (text.encode("utf-8"),))
+    return write_pieces(path, (text.encode("utf-8", "backslashreplace"),))
 
 
 def require_place(path: Path | None) -> None:

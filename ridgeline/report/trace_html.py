@@ -57,7 +57,7 @@ def trace_page(
     page = ""
     for most in _ROWS:
         page = _page(trace, work, sampled, most)
-        if len(page.encode()) < _MEGABYTE:
+        if len(page.encode("utf-8", "backslashreplace")) < _MEGABYTE:
             break
     return page
 

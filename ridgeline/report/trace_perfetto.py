@@ -19,7 +19,7 @@ def write_perfetto(path: Path, recordings: Sequence[Path], *, has_stacks: bool) 
     name ends in .gz.
     """
     pieces = perfetto_document(_each(find_recordings(recordings), has_stacks))
-    text = (piece.encode("utf-8") for piece in pieces)
+    text = (piece.encode("utf-8", "backslashreplace") for piece in pieces)
     write_pieces(path, _compressed(text) if path.suffix == ".gz" else text)
 
 

@@ -23,20 +23,27 @@ if TYPE_CHECKING:
     from ridgeline.traces.work import OperatorWork, Work
 
 SCHEMA = 1
+# JSON lets these stand in strings as they are; a terminal takes some of them for commands.
+_CONTROLS = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def trace_json(
     trace: Trace,
     work: "Work | None" = None,
     sampled: Sequence["RankSamples"] | None = None,
+    counters: Sequence["RankSamples"] = (),
 ) -> str:
-    """The record as one JSON object, `work` and `dcgm` beside it where they are given."""
+    """The record as one JSON object, `work`, `dcgm` and `gpu_metrics` beside it where they are
+    given.
+    """
     found = record(trace)
     if work is not None:
         found["work"] = _work(work)
     if sampled is not None:
         found["dcgm"] = samples_record(sampled)
-    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+    if counters:
+        found["gpu_metrics"] = samples_record(counters)
+    return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False).translate(_CONTROLS)
 
 
 def record(trace: Trace) -> dict[str, Json]:

@@ -11,8 +11,9 @@ from ridgeline.traces.sampled import RankSamples
 from ridgeline.units import format_percent, significant
 
 Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
-_MOST_FIELDS = 6
+_MOST_FIELDS, _MOST_DOUBTS = 4, 5
 _MOST_RANKS = 8
+_SHOWN = ("tensor_active", "sm_active", "dram_active", "dram_read", "dram_write", "power [W]")
 
 
 def samples_record(found: Sequence[RankSamples]) -> list[Json]:
@@ -20,24 +21,28 @@ def samples_record(found: Sequence[RankSamples]) -> list[Json]:
     return [asdict(rank) for rank in found]
 
 
-def print_samples(stream: TextIO, found: Sequence[RankSamples]) -> None:
-    """Prints the first fields of every step, beside the share of tensor-core kernels."""
+def print_samples(stream: TextIO, found: Sequence[RankSamples], *, monitor: str) -> None:
+    """Prints the first fields of every step, beside the share of tensor-core kernels, and where
+    the two cannot both be right. monitor: who sampled.
+    """
     console = console_on(stream)
     steps = [step for rank in found for step in rank.steps]
-    fields = [*dict.fromkeys(key for step in steps for key in step.means)][:_MOST_FIELDS]
+    fields = _first([*dict.fromkeys(key for step in steps for key in step.means)])
     console.print()
-    line(console, "Sampled by DCGM, on average", "bold")
+    line(console, f"Sampled by {monitor}, on average", "bold")
     rows = [
         [
             "-" if step.rank is None else str(step.rank),
             shortened(step.device, 24) or "-",
             shortened(step.step),
             *[significant(step.means[key]) if key in step.means else "-" for key in fields],
+            format_percent(step.tensor_core_share),
             format_percent(step.covered_share),
         ]
         for step in steps
     ]
-    grid(console, ["rank", "sampled", "step", *fields, "covered"], rows, left=3)
+    headers = ["rank", "sampled", "step", *fields, "tensor cores, by name", "covered"]
+    grid(console, headers, rows, left=3)
     for rank in found:
         which = "" if rank.rank is None else f" of rank {rank.rank}"
         line(
@@ -45,9 +50,20 @@ def print_samples(stream: TextIO, found: Sequence[RankSamples]) -> None:
             f"Kernels that run on tensor cores by their names{which}: "
             f"{format_percent(rank.tensor_core_share)} of the span.",
         )
+    for step in [step for step in steps if step.doubt][:_MOST_DOUBTS]:
+        which = "" if step.rank is None else f" of rank {step.rank}"
+        line(console, f"In {shortened(step.step)}{which} {step.doubt}.", "yellow")
 
 
-def samples_sections(found: Sequence[RankSamples], most: int) -> list[Section]:
+def _first(fields: Sequence[str]) -> list[str]:
+    """Those that are shown: the ones that speak of computing first."""
+    ranked = sorted(fields, key=lambda key: _SHOWN.index(key) if key in _SHOWN else len(_SHOWN))
+    return ranked[:_MOST_FIELDS]
+
+
+def samples_sections(
+    found: Sequence[RankSamples], most: int, *, monitor: str = "DCGM"
+) -> list[Section]:
     """The page's table of what was sampled, at most `most` rows; nothing without samples."""
     steps = [step for rank in found for step in rank.steps]
     if not steps:

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from ridgeline.errors import TraceError
@@ -19,8 +19,10 @@ _NS_PER_S, _NS_PER_MS = 10**9, 10**6
 _OURS = "DCGM_FI_"
 _LINE = re.compile(r"^([A-Za-z_:][\w:]*)\s*(?:\{(.*)\})?\s+(\S+)(?:\s+(-?\d+))?\s*$")
 _HELP = re.compile(r"^#\s*HELP\s+(DCGM_FI_\w+)")
+_MAX_LINE = 16_384  # characters; labels of pods are hundreds. Bounds what a search may cost
 _IS_HELP = "\n"  # no labels of one line hold a line's end
 _LABEL = re.compile(r'([A-Za-z_]\w*)\s*=\s*"((?:[^"\\]|\\.)*)"')
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _ESCAPES = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
 
 
@@ -40,7 +42,7 @@ def entity_of(labels: Mapping[str, str]) -> Entity:
     parts = (("GPU", gpu), ("GPU-I", instance), ("LINK", link))
     return Entity(
         label=" ".join(f"{word} {value}" for word, value in parts if value) or "host",
-        gpu=int(gpu) if gpu.isdecimal() else None,
+        gpu=int(gpu) if _NUMBER.fullmatch(gpu) else None,
         instance=instance,
         host=labels.get("Hostname", labels.get("hostname", "")),
         uuid=labels.get("UUID", labels.get("uuid", "")),
@@ -79,7 +81,7 @@ class _Scrapes:
             if found := _HELP.match(text):
                 self._meet(found[1], _IS_HELP)
             return
-        found = _LINE.match(text)
+        found = _LINE.match(text) if len(text) <= _MAX_LINE else None
         if not found:
             raise TraceError(f"{self.source}:{number}: {text[:60]!r} is no Prometheus metric.")
         if not found[1].startswith(_OURS):
@@ -146,11 +148,13 @@ def read_scrapes(
 def _points(result: Mapping[str, Any], source: str) -> Iterator[tuple[int, str]]:
     """Times since 1970 in ns and values as text, of one series of an answer."""
     pairs = result.get("values") or [result[key] for key in ("value",) if key in result]
+    if not isinstance(pairs, list):
+        raise TraceError(f"{source}: {str(pairs)[:60]!r} is no list of [time, value].")
     for pair in pairs:
         try:
             time_s, text = pair
             yield int(Decimal(time_s) * _NS_PER_S), str(text)
-        except (TypeError, ValueError, InvalidOperation, OverflowError):
+        except (TypeError, ValueError, ArithmeticError):
             raise TraceError(f"{source}: {str(pair)[:60]!r} is no [time, value].") from None
 
 

@@ -8,6 +8,7 @@ from ridgeline.errors import TraceError
 _INT64_BLANK = 0x7FFFFFFFFFFFFFF0
 _FP64_BLANK = 2.0**47
 _NUM_BLANKS = 16
+_MOST = 2.0**63  # of what DCGM stores; above are sentinels
 _BLANK_WORDS = frozenset({"", "n/a", "na", "nan", "-", "null"})
 
 
@@ -39,4 +40,8 @@ def value_of(text: str, where: str) -> float | None:
         value = float(text)
     except ValueError:
         raise TraceError(f"{where}: {text[:40]!r} is not a number.") from None
-    return None if math.isnan(value) or math.isinf(value) or _is_sentinel(value) else value
+    if math.isnan(value) or math.isinf(value) or _is_sentinel(value):
+        return None
+    if value < -_MOST:
+        raise TraceError(f"{where}: {text[:40]} is out of range.")
+    return value

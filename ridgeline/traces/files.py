@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import stat
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,34 @@ class FileText:
     notes: tuple[str, ...] = ()
 
 
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def require_file(path: Path) -> None:
+    """Raises TraceError where there is no plain file: opening a pipe waits for who writes to it,
+    and a device may never end.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise TraceError(f"cannot read {path}: {getattr(error, 'strerror', error)}.") from None
+    for is_kind, kind in _KINDS:
+        if is_kind(mode):
+            raise TraceError(f"cannot read {path}: it is {kind}, not a file.")
+
+
 def read_file(path: Path, *, free_bytes: int | None = None) -> FileText:
     """The content of the file at `path`, inflated where it is compressed. free_bytes: of
-    memory; None: as many as the system says. Raises TraceError where it is missing, a folder,
+    memory; None: as many as the system says. Raises TraceError where it is missing, no plain file,
     empty, or inflates to more than half of them.
     """
+    require_file(path)
     free_bytes = free_memory_bytes() if free_bytes is None else free_bytes
     try:
         with path.open("rb") as file:

@@ -5,6 +5,7 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,21 @@ from ridgeline.traces.columns import (
     Metadata,
     Recording,
 )
+from ridgeline.traces.nsys_about import (
+    KNOWN_SCHEMA,
+    described_devices,
+    newer_schema,
+    session_start_ns,
+)
 from ridgeline.traces.nsys_database import Database, Store, store
 from ridgeline.traces.nsys_events import SOURCES, AllEvents, nvtx_domains, read_events
-from ridgeline.traces.nsys_tables import GRAPHS, NVTX
+from ridgeline.traces.nsys_nccl import Member, kernel_arguments, read_nccl
+from ridgeline.traces.nsys_tables import CALLS, GRAPHS, KERNELS, NVTX
 from ridgeline.units import counted
 
 Mask = NDArray[np.bool_]
 _DEVICE_ROWS = (*DEVICE_KINDS, Kind.SYNC, Kind.MEMORY)
+_NAMELESS = "the export does not name its devices; --machine says what they are."
 _SIZES = re.compile(r", sizes = (\[[\[\]\d, ]{0,4000}\])")
 _GROUPS = {  # argument as torch.profiler spells it -> columns
     "grid": ("gridX", "gridY", "gridZ"),
@@ -36,18 +45,25 @@ _GROUPS = {  # argument as torch.profiler spells it -> columns
 class NsysArguments:
     """The arguments of events: rows of a database, found by row number and table. `args_start` is
     the row, `args_nbytes` the table's place in `SOURCES`. The database is opened at the first
-    question and stays open; a copy in another process opens its own."""
+    question and stays open; a copy in another process opens its own. collectives: what NCCL said of
+    its kernels, by row."""
 
-    def __init__(self, store: Store, domains: Mapping[tuple[int, int], str]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        domains: Mapping[tuple[int, int], str],
+        collectives: Mapping[int, Mapping[str, Json]],
+    ) -> None:
         self._store = store
         self._domains = domains
+        self._collectives = collectives
         self._connection: sqlite3.Connection | None = None
 
-    def __getstate__(self) -> tuple[Store, Mapping[tuple[int, int], str]]:
-        return self._store, self._domains
+    def __getstate__(self) -> tuple[object, ...]:
+        return self._store, self._domains, self._collectives
 
-    def __setstate__(self, state: tuple[Store, Mapping[tuple[int, int], str]]) -> None:
-        self._store, self._domains = state
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._store, self._domains, self._collectives = state
         self._connection = None
 
     def __del__(self) -> None:
@@ -65,7 +81,8 @@ class NsysArguments:
         found = {name: value for name, value in row.items() if value is not None}
         if table == NVTX:
             return dict(_grouped(found)) | _domain(found, self._domains) | _shapes(found)
-        return dict(_grouped(found))
+        told = self._collectives.get(start, {}) if table == KERNELS.table else {}
+        return dict(_grouped(found)) | dict(told)
 
 
 def _shapes(row: Mapping[str, object]) -> dict[str, Json]:
@@ -98,46 +115,6 @@ def _domain(row: Mapping[str, object], domains: Mapping[tuple[int, int], str]) -
         return {}
     name = domains.get((tid & ~0xFFFFFF, domain))
     return {"domain": name} if name else {}
-
-
-def _devices(database: Database) -> tuple[Device, ...]:
-    """The devices, from TARGET_INFO_GPU; none where the export lacks it."""
-    if "TARGET_INFO_GPU" not in database.tables():
-        return ()
-    numbers = (
-        "cuDevice", "totalMemory", "smCount", "computeMajor", "computeMinor", "memoryBandwidth",
-        "l2CacheSize",
-    )  # fmt: skip
-    table = database.integers("TARGET_INFO_GPU", ("id",), numbers)
-    names = database.texts("TARGET_INFO_GPU", "rowid", "name")
-    rows = (
-        {name: int(column[row]) for name, column in table.items()}
-        for row in range(len(table["id"]))
-    )
-    return tuple(_device(row, names.get(row["rowid"], "")) for row in rows)
-
-
-def _device(row: Mapping[str, int], name: str) -> Device:
-    given = {key: None if value <= 0 else value for key, value in row.items()}
-    major, minor = row["computeMajor"], row["computeMinor"]
-    return Device(
-        id=row["id"] if row["cuDevice"] == ABSENT else row["cuDevice"],
-        name=name,
-        memory_bytes=given["totalMemory"],
-        num_multiprocessors=given["smCount"],
-        compute_capability=None if ABSENT in (major, minor) else (major, minor),
-        bandwidth_bytes_per_s=given["memoryBandwidth"],
-        l2_bytes=given["l2CacheSize"],
-    )
-
-
-def _start_ns(database: Database) -> int:
-    """The time since 1970 of time 0; 0 where the export lacks it."""
-    table = "TARGET_INFO_SESSION_START_TIME"
-    if table not in database.tables():
-        return 0
-    times = database.integers(table, (), ("utcEpochNs",))["utcEpochNs"]
-    return max(int(times[0]), 0) if len(times) else 0
 
 
 def _ranks(found: AllEvents) -> list[tuple[int, int]]:
@@ -179,7 +156,7 @@ def _is_elsewhere(found: AllEvents, is_ours: Mask, device: int) -> Mask:
     return np.asarray(np.isin(correlation, only_there))
 
 
-def _notes(found: AllEvents, ranks: list[tuple[int, int]]) -> Iterator[str]:
+def _notes(found: AllEvents, ranks: list[tuple[int, int]], newer: str) -> Iterator[str]:
     """What the export does not hold, or was read in a way worth knowing."""
     num_graphs = int((found.events.args_nbytes == SOURCES.index(GRAPHS.table)).sum())
     if num_graphs:
@@ -194,14 +171,39 @@ def _notes(found: AllEvents, ranks: list[tuple[int, int]]) -> Iterator[str]:
             "a process drives several devices: what it did for none of them in particular stands in"
             " the recording of each."
         )
+    if newer:
+        known = ".".join(map(str, KNOWN_SCHEMA))
+        yield (
+            f"the export's schema is {newer}, newer than {known}, the newest one known here: what"
+            " only newer ones hold is not read."
+        )
     lost = ~np.isin(found.process, [process for _, process in ranks])
     if lost.any():
         yield f"{counted(int(lost.sum()), 'event')} of processes without a kernel are left out."
 
 
+def _members(
+    ranks: list[tuple[int, int]], members: Mapping[tuple[int, int], Member]
+) -> list[Member | None]:
+    """What NCCL says each rank is. None for all where it does not say it of all, or says the same
+    of two: they are then numbered by device.
+    """
+    found = [members.get((process, device)) for device, process in ranks]
+    known = {one.rank for one in found if one is not None}
+    return found if len(known) == len(ranks) else [None] * len(ranks)
+
+
+def _used(found: AllEvents, devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """The devices described, else those that anything ran on, whose names are not known."""
+    if devices:
+        return devices
+    on_device = found.events.device[found.events.where(*DEVICE_KINDS)]
+    return tuple(Device(id=one, name="") for one in np.unique(on_device).tolist() if one >= 0)
+
+
 def read_nsys(path: Path) -> tuple[Recording, ...]:
     """The recordings of one export, plain or packed by gzip: one per process and device that ran
-    kernels, ranked by device. Times are ns since the session's start.
+    kernels. Ranked as NCCL's payloads say, else by device. Times are ns since the session's start.
 
     Raises TraceError for a file that is none, or whose tables do not hold what Nsight Systems
     writes.
@@ -209,25 +211,30 @@ def read_nsys(path: Path) -> tuple[Recording, ...]:
     where = store(path)
     with where.open() as database:
         found = read_events(database)
-        devices, start_ns = _devices(database), _start_ns(database)
-        arguments = NsysArguments(where, nvtx_domains(database))
+        devices, start_ns = described_devices(database), session_start_ns(database)
+        domains = nvtx_domains(database)
+        nccl = read_nccl(database, domains)
+        told = kernel_arguments(database, nccl, KERNELS.table, CALLS.table)
+        newer = newer_schema(database)
     ranks = _ranks(found)
-    notes = tuple(_notes(found, ranks))
+    notes = (*_notes(found, ranks, newer), *[_NAMELESS] * (not devices))
+    arguments, devices = NsysArguments(where, domains, told), _used(found, devices)
     return tuple(
         Recording(
             source=str(path),
             metadata=Metadata(
                 dialect=Dialect.NSYS,
-                rank=rank,
+                rank=number if member is None else member.rank,
+                world_size=None if member is None else member.world_size,
                 base_time_ns=start_ns,
                 devices=devices,
                 num_recorded=len(found.events),
             ),
-            events=found.events.take(_belongs(found, ranks, rank)),
+            events=found.events.take(_belongs(found, ranks, number)),
             names=found.names,
             threads=found.threads,
             arguments=arguments,
             notes=notes,
         )
-        for rank in range(len(ranks))
+        for number, member in enumerate(_members(ranks, nccl.members))
     )

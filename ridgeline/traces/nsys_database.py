@@ -165,6 +165,18 @@ class Database:
         )
         return dict(rows)
 
+    def blobs(self, table: str, column: str) -> Mapping[int, bytes]:
+        """Bytes by row number, of rows that have some; a text is read as hexadecimal, which is how
+        some versions write them, and left out where it is none."""
+        if column not in self.columns_of(table):
+            return {}
+        rows = self.connection.execute(
+            f"SELECT rowid, {_quoted(column)} FROM {_quoted(table)}"
+            f" WHERE typeof({_quoted(column)}) IN ('blob', 'text')"
+        )
+        found = {row: _bytes(value) for row, value in rows}
+        return {row: value for row, value in found.items() if value}
+
     def row(self, table: str, rowid: int) -> Mapping[str, object]:
         """All of one row, by column; empty where there is none."""
         names = self.columns_of(table)
@@ -173,6 +185,13 @@ class Database:
             f"SELECT {picked} FROM {_quoted(table)} WHERE rowid = ?", (rowid,)
         ).fetchone()
         return dict(zip(names, found, strict=True)) if found else {}
+
+
+def _bytes(value: bytes | str) -> bytes:
+    try:
+        return value if isinstance(value, bytes) else bytes.fromhex(value)
+    except ValueError:
+        return b""
 
 
 _NSIGHT = ("CUPTI_", "NVTX_", "StringIds", "GPU_METRICS", "TARGET_INFO", "CUDA_")

@@ -126,7 +126,13 @@ def _part(database: Database, one: EventTable, names: Names) -> _Part:
     )
 
 
-def _nvtx_names(database: Database, table: Table) -> list[str]:
+def nvtx_table(database: Database) -> Table:
+    """The numbers of every NVTX row, of any type."""
+    extra = ("end", "globalTid", "textId", "domainId")
+    return database.integers(NVTX, ("start", "eventType"), extra)
+
+
+def nvtx_names(database: Database, table: Table) -> list[str]:
     """The text of each NVTX row: its own, or the registered string it refers to."""
     own = database.texts(NVTX, "rowid", "text")
     registered = database.texts("StringIds", "id", "value")
@@ -137,8 +143,7 @@ def _nvtx_names(database: Database, table: Table) -> list[str]:
 def _nvtx(database: Database, names: Names) -> tuple[_Part, int]:
     """The NVTX ranges and marks, and how many ranges were open when the recording stopped; those
     end with it."""
-    extra = ("end", "globalTid", "textId", "domainId")
-    table = database.integers(NVTX, ("start", "eventType"), extra)
+    table = nvtx_table(database)
     rows = np.flatnonzero(np.isin(table["eventType"], list(NVTX_KINDS)))
     table = {name: column[rows] for name, column in table.items()}
     kind = np.array([NVTX_KINDS[code] for code in table["eventType"].tolist()], np.int64)
@@ -146,7 +151,7 @@ def _nvtx(database: Database, names: Names) -> tuple[_Part, int]:
     last = max(table["start"].max(initial=0), table["end"].max(initial=0))
     end = np.where(table["end"] == ABSENT, np.where(is_open, last, table["start"]), table["end"])
     _check_times(f"{database.path}: {NVTX}", table["start"], end)
-    texts = [operator_of(text) for text in _nvtx_names(database, table)]
+    texts = [operator_of(text) for text in nvtx_names(database, table)]
     is_operator = np.array([found for _, found in texts], np.bool_)
     blank = np.full(len(rows), ABSENT, np.int64)
     part = _Part(
@@ -171,7 +176,7 @@ def nvtx_domains(database: Database) -> Mapping[tuple[int, int], str]:
         return {}
     table = database.integers(NVTX, ("eventType",), ("globalTid", "textId", "domainId"))
     rows = np.flatnonzero(table["eventType"] == NVTX_DOMAIN)
-    texts = _nvtx_names(database, {name: column[rows] for name, column in table.items()})
+    texts = nvtx_names(database, {name: column[rows] for name, column in table.items()})
     keys = zip(
         (table["globalTid"][rows] & ~_TID_MASK).tolist(),
         table["domainId"][rows].tolist(),

@@ -71,6 +71,12 @@ def _numbered(
     return tuple(entities), tuple(columns), numbers[:, 0], numbers[:, 1]
 
 
+def has_metrics(path: Path) -> bool:
+    """Whether an export holds samples."""
+    with store(path).open() as database:
+        return METRICS in database.tables()
+
+
 def read_nsys_metrics(path: Path) -> Samples:
     """The samples of one export; times are ns since the session's start, as its recordings' are.
     Raises TraceError where it holds none."""

@@ -26,6 +26,7 @@ from ridgeline.traces.files import read_file
 from ridgeline.units import counted
 
 _NS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9, "sec": 10**9}
+_MAX_DIGITS = 19  # of 2**61, which is asked only then: sums of larger exponents overflow
 _TRACE = ("Start", "Duration", "Name")
 _SUMS = ("Total Time", "Instances", "Name")
 Row = Mapping[str, str]
@@ -101,7 +102,7 @@ def _number(cell: str, where: str) -> Decimal:
         value = Decimal(cell.replace(",", "").strip())
     except InvalidOperation:
         raise TraceError(f"{where}: {cell[:40]!r} is no number.") from None
-    if not value.is_finite() or abs(value) > 2**61:
+    if not value.is_finite() or value.adjusted() > _MAX_DIGITS or abs(value) > 2**61:
         raise TraceError(f"{where}: {cell[:40]} is out of range.")
     return value
 

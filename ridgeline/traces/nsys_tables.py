@@ -63,13 +63,20 @@ GRAPHS = EventTable(
     is_device=True,
     name="CUDA graph, traced whole",
 )
+KERNELS = EventTable(
+    table="CUPTI_ACTIVITY_KIND_KERNEL",
+    kind=Kind.KERNEL,
+    is_device=True,
+    name_column="demangledName",
+)
+CALLS = EventTable(
+    table="CUPTI_ACTIVITY_KIND_RUNTIME",
+    kind=Kind.RUNTIME,
+    is_device=False,
+    name_column="nameId",
+)
 TABLES: tuple[EventTable, ...] = (
-    EventTable(
-        table="CUPTI_ACTIVITY_KIND_KERNEL",
-        kind=Kind.KERNEL,
-        is_device=True,
-        name_column="demangledName",
-    ),
+    KERNELS,
     EventTable(
         table="CUPTI_ACTIVITY_KIND_MEMCPY",
         kind=Kind.MEMCPY,
@@ -91,12 +98,7 @@ TABLES: tuple[EventTable, ...] = (
         code_columns=("syncType",),
         name="Sync",
     ),
-    EventTable(
-        table="CUPTI_ACTIVITY_KIND_RUNTIME",
-        kind=Kind.RUNTIME,
-        is_device=False,
-        name_column="nameId",
-    ),
+    CALLS,
     EventTable(
         table="CUPTI_ACTIVITY_KIND_OVERHEAD",
         kind=Kind.OVERHEAD,

@@ -12,6 +12,7 @@ from ridgeline.traces.host import HOST_NOTE, is_host_only
 from ridgeline.traces.host_operators import HostOperator, host_operators
 from ridgeline.traces.idle import Cause, Gap, Gaps, gaps
 from ridgeline.traces.launches import LaunchStatistics, launch_statistics, launches
+from ridgeline.traces.matrix_time import on_matrix_units
 from ridgeline.traces.memory_timeline import MemoryTimeline, memory_events, memory_timeline
 from ridgeline.traces.operands import OperandUses
 from ridgeline.traces.paths import Path, paths
@@ -28,10 +29,13 @@ NUM_GAPS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSplit:
-    """One step and how its time went on the device."""
+    """One step and how its time went on the device. matrix_ns: of kernels that by their names run
+    on tensor or matrix cores, added up over streams.
+    """
 
     name: str
     split: Split
+    matrix_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +113,9 @@ def analyse(
     modules, devices = modules_of(recording, found), used_devices(recording)
     memory = memory_events(recording)
     meta = recording.metadata
+    capability = devices[0].compute_capability if devices else None
+    kernels = () if is_host else kernel_uses(recording, found, modules, capability)
+    matrix = on_matrix_units(recording, found.rows, kernels)
     return RankTrace(
         source=recording.source,
         rank=meta.rank,
@@ -118,15 +125,15 @@ def analyse(
         num_recorded=meta.num_recorded,
         split=whole,
         steps=tuple(
-            StepSplit(name=step.name, split=split(active, step.start_ns, step.end_ns))
+            StepSplit(
+                name=step.name,
+                split=split(active, step.start_ns, step.end_ns),
+                matrix_ns=matrix.between(step.start_ns, step.end_ns),
+            )
             for step in (host_steps(recording) if is_host else steps(recording, found))
         ),
         timeline=timeline(active, idle),
-        kernels=()
-        if is_host
-        else kernel_uses(
-            recording, found, modules, devices[0].compute_capability if devices else None
-        ),
+        kernels=kernels,
         paths=paths(recording, found, modules),
         operators=() if is_host else operator_uses(recording, found),
         launches=launch_statistics(recording.events, found),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ridgeline.errors import TraceError
 from ridgeline.traces.dcgm_dmon import HEADER
+from ridgeline.traces.files import require_file
 from ridgeline.traces.nsys_database import MAGIC
 from ridgeline.traces.protobuf import Span, Torn, fields, text
 
@@ -57,6 +58,7 @@ _EVENTS = re.compile(r'"(traceEvents|ph|baseTimeNanoseconds|schemaVersion)"\s*:'
 
 def _head(path: Path) -> bytes:
     """The first bytes of a file, unpacked where it is packed by gzip."""
+    require_file(path)
     try:
         with path.open("rb") as file:
             data = file.read(_HEAD_BYTES)

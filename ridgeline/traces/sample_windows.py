@@ -85,14 +85,11 @@ def average_over(
         raise TraceError(f"{samples.source}: windows need as many ends as starts, none before it.")
     windows = (starts_ns + offset_ns, ends_ns + offset_ns)
     names, means, covers = [], [], []
-    for entity in samples.entities:
-        for sampled in samples.fields:
-            time_ns, value = samples.series(entity, sampled.key)
-            if len(value):
-                mean, covered_ns = _average(time_ns, value, windows, period_ns)
-                names.append((entity, sampled))
-                means.append(mean)
-                covers.append(covered_ns)
+    for entity, sampled, time_ns, value in samples.all_series():
+        mean, covered_ns = _average(time_ns, value, windows, period_ns)
+        names.append((entity, sampled))
+        means.append(mean)
+        covers.append(covered_ns)
     shape = (len(names), len(starts_ns))
     return Averages(
         series=tuple(names),

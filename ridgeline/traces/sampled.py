@@ -1,5 +1,5 @@
-"""A monitor's samples beside what a recording shows: averages per step and rank, by DCGM's fields
-beside the share of the time in which kernels of tensor cores ran."""
+"""A monitor's samples beside what a recording shows: averages per step and rank, by DCGM's or
+Nsight's fields, beside the share of the time in which kernels of tensor cores ran."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ridgeline.errors import TraceError
-from ridgeline.traces.kernels import classify
-from ridgeline.traces.rank import RankTrace
+from ridgeline.traces.rank import RankTrace, StepSplit
 from ridgeline.traces.sample_windows import Averages, average_over
 from ridgeline.traces.samples import Clock, Samples
+from ridgeline.units import format_percent
 
+_TENSOR = "tensor_active"
+_ENOUGH = 0.5  # of a step that samples must cover before they may contradict anything
+_FAR = 0.1  # of a step: what counts as far apart
+_IDLE = 0.02  # of the time of their kernels: pipes that are active less are not in use
 _PERIOD_OF = "the log has no times: say when its first sample was taken with --dcgm-start"
 
 
@@ -19,6 +23,8 @@ _PERIOD_OF = "the log has no times: say when its first sample was taken with --d
 class Sampled:
     """What was sampled in one step of one rank. means: by "field" or "field [unit]", only those
     that a sample covers; covered_share: of the step, by the field that covers most of it.
+    tensor_core_share: of the step, the time of kernels that by their names run on tensor cores,
+    added up over streams; doubt: where that and the counter cannot both be right, "" elsewhere.
     """
 
     rank: int | None
@@ -26,6 +32,8 @@ class Sampled:
     step: str
     means: dict[str, float]
     covered_share: float
+    tensor_core_share: float
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +53,7 @@ def join_samples(samples: Samples, ranks: Sequence[RankTrace]) -> tuple[RankSamp
     """
     if samples.clock is Clock.START:
         raise TraceError(f"{samples.source}: {_PERIOD_OF}.")
-    joined = tuple(_of_rank(samples, rank) for rank in ranks)
+    joined = averages(samples, ranks)
     if not any(step.means for rank in joined for step in rank.steps):
         raise TraceError(
             f"{samples.source} has no sample of the devices and the time that were recorded: it "
@@ -55,6 +63,12 @@ def join_samples(samples: Samples, ranks: Sequence[RankTrace]) -> tuple[RankSamp
     return joined
 
 
+def averages(samples: Samples, ranks: Sequence[RankTrace]) -> tuple[RankSamples, ...]:
+    """The same of samples whose clock is known; without means where none is in a recording."""
+    is_epoch = samples.clock is Clock.EPOCH  # else it is that of the recordings
+    return tuple(_of_rank(samples, rank, rank.base_time_ns * is_epoch) for rank in ranks)
+
+
 def _span(samples: Samples) -> str:
     if not len(samples):
         return "nothing"
@@ -62,38 +76,65 @@ def _span(samples: Samples) -> str:
     return f"{first:.3f} to {last:.3f} s since 1970"
 
 
-def _of_rank(samples: Samples, rank: RankTrace) -> RankSamples:
-    windows = [(step.name, step.split) for step in rank.steps] or [("all", rank.split)]
-    starts = np.array([split.start_ns for _, split in windows], np.int64)
-    spans = np.array([split.span_ns for _, split in windows], np.int64)
-    found = average_over(samples, starts, starts + spans, offset_ns=rank.base_time_ns)
+def _of_rank(samples: Samples, rank: RankTrace, offset_ns: int) -> RankSamples:
+    """offset_ns: from the recording's clock to that of the samples."""
+    matrix_ns = _matrix_ns(rank)
+    windows = rank.steps or (StepSplit(name="all", split=rank.split, matrix_ns=matrix_ns),)
+    starts = np.array([step.split.start_ns for step in windows], np.int64)
+    spans = np.array([step.split.span_ns for step in windows], np.int64)
+    found = average_over(samples, starts, starts + spans, offset_ns=offset_ns)
     used = {device.id for device in rank.devices}
     columns = [
         number for number, (entity, _) in enumerate(found.series) if not used or entity.gpu in used
     ]
     return RankSamples(
         rank=rank.rank,
-        tensor_core_share=_tensor_core_ns(rank) / max(1, rank.split.span_ns),
+        tensor_core_share=matrix_ns / max(1, rank.split.span_ns),
         steps=tuple(
-            _of_step(rank, name, found, columns, row, int(spans[row]))
-            for row, (name, _) in enumerate(windows)
+            _of_step(rank.rank, step, found, columns, row) for row, step in enumerate(windows)
         ),
     )
 
 
 def _of_step(
-    rank: RankTrace, name: str, found: Averages, columns: Sequence[int], row: int, span_ns: int
+    rank: int | None, step: StepSplit, found: Averages, columns: Sequence[int], row: int
 ) -> Sampled:
     known = [number for number in columns if found.covered_ns[row, number] > 0]
     covered_ns = max((int(found.covered_ns[row, number]) for number in known), default=0)
     labels = dict.fromkeys(found.series[number][0].label for number in known)
+    means = {_key(found, number): float(found.mean[row, number]) for number in known}
+    span_ns = max(1, step.split.span_ns)
+    covered_share, by_name = min(1.0, covered_ns / span_ns), step.matrix_ns / span_ns
+    counted = means.get(_TENSOR) if covered_share >= _ENOUGH else None
     return Sampled(
-        rank=rank.rank,
+        rank=rank,
         device=", ".join(labels),
-        step=name,
-        means={_key(found, number): float(found.mean[row, number]) for number in known},
-        covered_share=min(1.0, covered_ns / max(1, span_ns)),
+        step=step.name,
+        means=means,
+        covered_share=covered_share,
+        tensor_core_share=by_name,
+        doubt="" if counted is None else doubt(by_name, counted),
     )
+
+
+def doubt(by_name: float, counted: float) -> str:
+    """What cannot be right where the share of the time in kernels of tensor cores by their names,
+    and the share in which the counter saw tensor pipes active, differ much; "" where they fit.
+
+    Pipes are active for a part of the time of a kernel that uses them, so that the counter is the
+    smaller: half of it for a good product, a tenth for one that waits for memory.
+    """
+    if counted > by_name + _FAR:
+        return (
+            f"tensor pipes were active {format_percent(counted)} of the time, but kernels that run"
+            f" on them by their names take {format_percent(by_name)}: some names mislead"
+        )
+    if by_name > _FAR and counted < _IDLE * by_name:
+        return (
+            f"kernels that run on tensor cores by their names take {format_percent(by_name)} of the"
+            f" time, but tensor pipes were active {format_percent(counted)}: they hardly use them"
+        )
+    return ""
 
 
 def _key(found: Averages, number: int) -> str:
@@ -103,5 +144,5 @@ def _key(found: Averages, number: int) -> str:
     return f"{field.key}{where}{unit}"
 
 
-def _tensor_core_ns(rank: RankTrace) -> int:
-    return sum(use.total_ns for use in rank.kernels if classify(use.name).unit.is_matrix)
+def _matrix_ns(rank: RankTrace) -> int:
+    return sum(use.total_ns for use in rank.kernels if use.what.unit.is_matrix)

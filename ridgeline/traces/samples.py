@@ -1,7 +1,7 @@
 """What a monitor sampled: values of fields over time, per device. DCGM logs and the metrics of an
 Nsight export are read into it; `sample_windows.py` joins it to a recording's steps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.errors import TraceError
+
+Times = NDArray[np.int64]
 
 
 class Clock(Enum):
@@ -65,6 +67,15 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.value)
+
+    def all_series(self) -> Iterator[tuple[Entity, Field, Times, NDArray[np.float64]]]:
+        """Times in ns and values of every field of every entity that was sampled, by time."""
+        key = self.entity.astype(np.int64) * len(self.fields) + self.field
+        order = np.lexsort((self.time_ns, key))
+        firsts = np.flatnonzero(np.diff(key[order], prepend=-1))
+        for rows in np.split(order, firsts[1:]) if len(order) else ():
+            entity, field = divmod(int(key[rows[0]]), len(self.fields))
+            yield self.entities[entity], self.fields[field], self.time_ns[rows], self.value[rows]
 
     def series(self, entity: Entity, key: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Times in ns and values of one field of one entity, by time; empty if never sampled."""

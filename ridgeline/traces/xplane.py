@@ -37,8 +37,8 @@ from ridgeline.traces.xspace import (
 )
 from ridgeline.units import counted
 
-_DEVICE = re.compile(r"^/device:(?:GPU|TPU|CUSTOM\w*):(\d+)")
-_STREAM = re.compile(r"^Stream #(\d+)")
+_DEVICE = re.compile(r"^/device:(?:GPU|TPU|CUSTOM\w*):(\d{1,9})\b")
+_STREAM = re.compile(r"^Stream #(\d{1,18})\b")
 _PS_PER_NS = 1000
 _MAX_NS = 2**61
 _EPOCH_NS = 10**15  # later than 12 days after 1970, a line's time is no count from a start
