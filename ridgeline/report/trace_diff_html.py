@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 
 from ridgeline.report.markup import Html, element, elided, join
 from ridgeline.report.page import Cell, Group, Page, Section, render, table
@@ -122,7 +123,7 @@ def _sides(found: Difference) -> Section:
     sides = (("before", found.before), ("after", found.after))
     body = join(
         [
-            join([element("p", f"{name}: {rank.source}"), ranks_table((rank,), 1)])
+            join([element("p", f"{name}: {Path(rank.source).name}"), ranks_table((rank,), 1)])
             for name, rank in sides
         ]
     )
