@@ -2,21 +2,22 @@
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from pathlib import Path
 
-from ridgeline.report.markup import Html, element, join
+from ridgeline.report.markup import Html, element, elided, join
 from ridgeline.report.page import Cell, Group, Page, Section, render, table
 from ridgeline.report.trace_colours import colour_key
 from ridgeline.report.trace_definitions import TERMS, definitions_section
 from ridgeline.report.trace_diff import diff_notes, diff_verdict, runs_of
 from ridgeline.report.trace_tables import ranks_table
-from ridgeline.report.trace_words import changed_by, time_of
+from ridgeline.report.trace_words import changed_by, shortened, time_of
 from ridgeline.traces.diff import Change, Difference, OperatorChange
 from ridgeline.units import format_percent
 
 _MEGABYTE = 1_000_000
 _ROWS = (250, 120, 60, 25, 10)
 """Operators listed, fewer where names are so long that the page would pass a megabyte."""
-_MOST_BARS = 12
+_MOST_BARS, _MOST_LABEL = 12, 44
 _NONE = "–"
 _KEY = (("compute", "span"), ("c-host", "takes longer"), ("talk", "takes less"))
 
@@ -83,11 +84,11 @@ def _bar(label: str, start: float, end: float, style: str, words: str, tip: str)
     fill = element("span", class_=f"fill {style}", style=place)
     return element(
         "div",
-        element("span", label),
+        element("span", shortened(label, _MOST_LABEL)),
         element("span", fill, class_="track"),
         element("span", words),
         class_="bar-row",
-        data_tip=f"{label}\n{tip}" if tip else None,
+        data_tip=f"{elided(label)}\n{tip}" if tip else None,
     )
 
 
@@ -122,7 +123,7 @@ def _sides(found: Difference) -> Section:
     sides = (("before", found.before), ("after", found.after))
     body = join(
         [
-            join([element("p", f"{name}: {rank.source}"), ranks_table((rank,), 1)])
+            join([element("p", f"{name}: {Path(rank.source).name}"), ranks_table((rank,), 1)])
             for name, rank in sides
         ]
     )

@@ -1,5 +1,6 @@
 """Pipelines on a trace's page: what each stage did over a step, its bubbles coloured by phase."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ridgeline.report.markup import Html, element, join
@@ -18,7 +19,7 @@ PHASES: Mapping[Phase, str] = {
 """Where in a step a bubble is -> its CSS class."""
 
 _MOST_STEPS, _MOST_STAGES = 4, 64
-_MOST_BUBBLES, _MOST_ROWS = 300, 40  # drawn per stage, listed
+_MOST_BUBBLES, _MOST_ROWS = 2400, 40  # drawn in all, of about 110 bytes each; listed
 _X_UNITS, _HEIGHT = 10_000, 18
 _NONE = "–"
 
@@ -32,12 +33,20 @@ def pipeline_sections(steps: Sequence[PipelineStep]) -> list[Section]:
     lead = "A row per stage, from the step's first work on any of them to the last."
     if len(shown) < len(steps):
         lead += f" The first {len(shown)} of {len(steps):,} steps."
+    most = _MOST_BUBBLES // sum(min(_MOST_STAGES, len(step.stages)) for step in shown)
+    if any(max(_per_stage(step).values(), default=0) > most for step in shown):
+        lead += f" Of each stage, the {most} longest bubbles are drawn."
     is_one = steps[-1].pipeline == 0
-    body = join([key, *(_step(step, is_one=is_one) for step in shown), _bubbles(shown)])
+    body = join([key, *(_step(step, most, is_one=is_one) for step in shown), _bubbles(shown)])
     return [Section(id="run-pipeline", title="Pipeline bubbles", lead=lead, body=body)]
 
 
-def _step(step: PipelineStep, *, is_one: bool) -> Html:
+def _per_stage(step: PipelineStep) -> Counter[int]:
+    """How many bubbles each stage has."""
+    return Counter(one.stage for one in step.bubbles)
+
+
+def _step(step: PipelineStep, most: int, *, is_one: bool) -> Html:
     where = "" if is_one else f"pipeline {step.pipeline}, "
     words = (
         f"{where}{step.name}: bubbles {format_percent(step.bubble_share)} of "
@@ -47,17 +56,17 @@ def _step(step: PipelineStep, *, is_one: bool) -> Html:
     for one in step.bubbles:
         by_stage.setdefault(one.stage, []).append(one)
     rows = [
-        _stage(stage, by_stage.get(stage.stage, []), step.span_ns)
+        _stage(stage, by_stage.get(stage.stage, []), step.span_ns, most)
         for stage in step.stages[:_MOST_STAGES]
     ]
     return element("div", element("p", words), *rows, class_="bars stages")
 
 
-def _stage(stage: StageTime, bubbles: Sequence[Bubble], span_ns: int) -> Html:
+def _stage(stage: StageTime, bubbles: Sequence[Bubble], span_ns: int, most: int) -> Html:
     who = f"stage {stage.stage}"
     if stage.rank is not None and stage.rank != stage.stage:
         who += f", rank {stage.rank}"
-    longest = sorted(bubbles, key=lambda one: -one.duration_ns)[:_MOST_BUBBLES]
+    longest = sorted(bubbles, key=lambda one: -one.duration_ns)[:most]
     drawing = element(
         "svg",
         element("rect", x=0, y=0, width=_X_UNITS, height=_HEIGHT, class_="compute"),

@@ -7,8 +7,12 @@ import pytest
 from report_helpers import probed
 from trace_sets import straggling, two_stages, with_memory
 
+from ridgeline.report.trace_collectives import collective_sections
 from ridgeline.report.trace_html import trace_page
+from ridgeline.report.trace_pipeline import pipeline_sections
+from ridgeline.traces.bubbles import Bubble, Phase, PipelineStep, StageTime
 from ridgeline.traces.sampled import RankSamples, Sampled
+from ridgeline.traces.skew import Arrival, Matched, Skew, Wait
 from ridgeline.traces.trace import Trace
 
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&"
@@ -105,6 +109,37 @@ def test_no_name_breaks_out_and_nothing_is_loaded(tmp_path: Path) -> None:
         assert "<img" not in page
         assert "&lt;img src=x onerror" in page
         assert not re.search(r"(?:src|href)=\"(?!#)|https?://|@import|url\(", page)
+
+
+def test_many_ranks_stages_and_collectives_stay_small() -> None:
+    """Beside the least rows of tables, pictures leave room below a megabyte."""
+    arrivals = tuple(Arrival(rank=i, start_ns=i, end_ns=10**6, wait_ns=511 - i) for i in range(512))
+    one = Matched(
+        name=EVIL * 9, group=EVIL * 9, size=512, sequence=0, nbytes=2**20, transfer_ns=10**5,
+        skew_ns=511, last=511, is_whole=True, arrivals=arrivals,
+    )  # fmt: skip
+    waits = tuple(Wait(rank=i, on=i + 1, wait_ns=9, num_collectives=1) for i in range(5000))
+    skew = Skew(matched=(one,) * 2000, waits=waits, num_unmatched=0)
+    sections = collective_sections(skew, 10)
+    assert sum(len(section.body.encode()) for section in sections) < 200_000
+    bubbles = tuple(
+        Bubble(
+            rank=i % 64, stage=i % 64, phase=Phase.STEADY, start_ns=i, duration_ns=1, peer=None,
+            allocated_bytes=None, free_bytes=None,
+        )
+        for i in range(200_000)
+    )  # fmt: skip
+    stages = tuple(
+        StageTime(rank=i, stage=i, compute_ns=1, bubble_ns=1, other_ns=0) for i in range(64)
+    )
+    step = PipelineStep(
+        name=EVIL, pipeline=0, start_ns=0, span_ns=200_001, schedule=None, stages=stages,
+        bubbles=bubbles,
+    )  # fmt: skip
+    (section,) = pipeline_sections((step,) * 3)
+    assert len(section.body.encode()) < 400_000
+    assert "Of each stage, the 37 longest bubbles are drawn." in section.lead
+    assert "<img" not in section.body
 
 
 PROBE = """
