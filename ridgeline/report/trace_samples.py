@@ -1,7 +1,6 @@
 """A monitor's averages per step and rank, in the terminal and as plain values."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import TextIO
 
 from ridgeline.report.console import console_on, grid, line
@@ -9,13 +8,7 @@ from ridgeline.report.trace_words import shortened
 from ridgeline.traces.sampled import RankSamples
 from ridgeline.units import format_percent, significant
 
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 _MOST_FIELDS = 6
-
-
-def samples_record(found: Sequence[RankSamples]) -> list[Json]:
-    """The key `dcgm` of the record."""
-    return [asdict(rank) for rank in found]
 
 
 def print_samples(stream: TextIO, found: Sequence[RankSamples]) -> None:
