@@ -62,7 +62,7 @@ def trace_command(
     sampled = samples_in(found, dcgm, dcgm_start, dcgm_period) if dcgm else None
     counters = join_counters(found.ranks)
     if html is not None:
-        write_page(html, found, work, sampled)
+        write_page(html, found, work, sampled, counters)
     if perfetto is not None:
         from ridgeline.report.trace_perfetto import write_perfetto
 

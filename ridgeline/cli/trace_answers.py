@@ -45,13 +45,17 @@ def whole_ns(option: str, time_s: float | None) -> int | None:
 
 
 def write_page(
-    html: Path, found: "Trace", work: "Work | None", sampled: "tuple[RankSamples, ...] | None"
+    html: Path,
+    found: "Trace",
+    work: "Work | None",
+    sampled: "tuple[RankSamples, ...] | None",
+    counters: "tuple[RankSamples, ...]",
 ) -> None:
     """Writes the page, and says where."""
     from ridgeline.report.files import write_text
     from ridgeline.report.trace_html import trace_page
 
-    page = trace_page(found, work, sampled or ())
+    page = trace_page(found, work, sampled or (), counters)
     print(f"report: {write_text(html, page)}", file=sys.stderr)
 
 

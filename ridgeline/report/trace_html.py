@@ -1,6 +1,7 @@
 """The page of `trace`: what is in each section, from a trace."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,20 +50,26 @@ _MOST_DOTS = 160
 
 
 def trace_page(
-    trace: Trace, work: "Work | None" = None, sampled: Sequence[RankSamples] = ()
+    trace: Trace,
+    work: "Work | None" = None,
+    sampled: Sequence[RankSamples] = (),
+    counters: Sequence[RankSamples] = (),
 ) -> str:
     """One offline HTML page, under a megabyte whatever the number of events; `work` of the longest
-    recording where it was computed, `sampled` where a monitor's log was joined.
+    recording where it was computed, `sampled` where DCGM's log was joined, `counters` where the
+    recordings hold samples themselves.
     """
     page = ""
     for most in _ROWS:
-        page = _page(trace, work, sampled, most)
+        page = _page(trace, work, {"DCGM": sampled, "Nsight Systems": counters}, most)
         if len(page.encode("utf-8", "backslashreplace")) < _MEGABYTE:
             break
     return page
 
 
-def _page(trace: Trace, work: "Work | None", sampled: Sequence[RankSamples], most: int) -> str:
+def _page(
+    trace: Trace, work: "Work | None", sampled: Mapping[str, Sequence[RankSamples]], most: int
+) -> str:
     rank = slowest(trace.ranks)
     which = f" of rank {rank_name(rank)}" if len(trace.ranks) > 1 else ""
     sections = [
@@ -74,7 +81,9 @@ def _page(trace: Trace, work: "Work | None", sampled: Sequence[RankSamples], mos
         *collective_sections(match_collectives(trace.ranks), most),
         _ranks(trace, most),
         *_steps(rank, which, most),
-        *samples_sections(sampled, most),
+        *chain.from_iterable(
+            samples_sections(found, most, monitor=monitor) for monitor, found in sampled.items()
+        ),
         *_paths(rank, which),
         *_roofline(work),
         *_matrix(rank, which),

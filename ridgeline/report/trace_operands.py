@@ -1,52 +1,18 @@
 """Who wrote and who reads again what operators were given: in the terminal and as plain values."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TextIO
 
 from rich.console import Console
 
 from ridgeline.report.console import console_on, grid, line
 from ridgeline.report.trace_words import rank_name, shortened, time_of
-from ridgeline.traces.operands import OperandUse, OperandUses, OperatorOperands
+from ridgeline.traces.operands import OperandUse, OperandUses
 from ridgeline.traces.tensor_lives import TensorLife
 from ridgeline.traces.trace import Trace
 from ridgeline.units import counted, format_bytes
 
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 _MOST_OPERANDS = 3  # of one operator, the largest, in the terminal
 _NAME_LENGTH = 34
-
-
-def operands_record(trace: Trace) -> dict[str, Json]:
-    """The keys `operands`, `tensors`, `tensor_roles` and `dead_writes` of the record."""
-    found = [(rank.rank, rank.operands) for rank in trace.ranks if rank.operands is not None]
-    return {
-        "operands": [_operator(rank, one) for rank, uses in found for one in uses.operators],
-        "tensors": [_with_role(rank, one) for rank, uses in found for one in uses.tensors],
-        "tensor_roles": [_with_role(rank, one) for rank, uses in found for one in uses.roles],
-        "dead_writes": [{"rank": rank, **asdict(one)} for rank, uses in found for one in uses.dead],
-        "execution_traces": [
-            {
-                "rank": rank,
-                "source": uses.source,
-                "num_operators": uses.num_operators,
-                "num_joined": uses.num_joined,
-                "notes": uses.notes,
-            }
-            for rank, uses in found
-        ],
-    }
-
-
-def _operator(rank: int | None, one: OperatorOperands) -> dict[str, Json]:
-    operands = [{**asdict(operand), "role": operand.role.value} for operand in one.operands]
-    return {"rank": rank, **asdict(one), "operands": operands}
-
-
-def _with_role(rank: int | None, one: object) -> dict[str, Json]:
-    values = asdict(one)  # type: ignore[call-overload]
-    return {"rank": rank, **values, "role": values["role"].value}
 
 
 def print_operands(stream: TextIO, trace: Trace, *, top: int) -> None:

@@ -1,69 +1,22 @@
 """What recordings of several ranks show together: collectives, who waited for whom, bubbles; and
 the memory of one rank. In the terminal and as plain values."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TextIO
 
 from rich.console import Console
 
 from ridgeline.report.console import console_on, grid, line
 from ridgeline.report.trace_words import rank_name, share_of, shortened, slowest, time_of
-from ridgeline.traces.bubbles import Bubble, PipelineStep, pipeline_steps
+from ridgeline.traces.bubbles import PipelineStep, pipeline_steps
 from ridgeline.traces.memory_timeline import MemoryTimeline
 from ridgeline.traces.schedule import Schedule
-from ridgeline.traces.skew import Matched, Skew, match_collectives
+from ridgeline.traces.skew import Skew, match_collectives
 from ridgeline.traces.stragglers import stragglers
 from ridgeline.traces.trace import Trace
 from ridgeline.units import counted, format_bytes, format_percent, format_rate
 
 _UNEVEN = 0.01
 """Of a pipeline's time: what uneven stages cost is said where it is more."""
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
-
-
-def ranks_record(trace: Trace) -> dict[str, Json]:
-    """The keys `collectives`, `waits`, `pipeline`, `bubbles` and `memory` of the record."""
-    skew, steps = match_collectives(trace.ranks), pipeline_steps(trace.ranks)
-    return {
-        "collectives": [_collective(one) for one in skew.matched],
-        "num_unmatched_collectives": skew.num_unmatched,
-        "waits": [asdict(one) for one in skew.waits],
-        "stragglers": [
-            {**asdict(one), "reason": one.reason.value} for one in stragglers(trace.ranks, skew)
-        ],
-        "pipeline": [_step(step) for step in steps],
-        "bubbles": [_bubble(step, one) for step in steps for one in step.bubbles],
-        "memory": [
-            {"rank": rank.rank, **asdict(rank.memory)} for rank in trace.ranks if rank.memory
-        ],
-    }
-
-
-def _collective(one: Matched) -> dict[str, Json]:
-    return {**asdict(one), "bus_bytes_per_s": one.bus_bytes_per_s}
-
-
-def _step(step: PipelineStep) -> dict[str, Json]:
-    ran = step.schedule
-    return {
-        "step": step.name,
-        "pipeline": step.pipeline,
-        "start_ns": step.start_ns,
-        "span_ns": step.span_ns,
-        "schedule": ran.kind.value if ran else None,
-        "num_virtual": ran.num_virtual if ran else None,
-        "num_microbatches": ran.num_microbatches if ran else None,
-        "bubble_share": step.bubble_share,
-        "schedule_share": ran.share if ran else None,
-        "uneven_share": ran.uneven_share if ran else None,
-        "stages": [asdict(stage) for stage in step.stages],
-    }
-
-
-def _bubble(step: PipelineStep, one: Bubble) -> dict[str, Json]:
-    place = {"step": step.name, "pipeline": step.pipeline}
-    return {**place, **asdict(one), "phase": one.phase.value}
 
 
 def print_ranks(stream: TextIO, trace: Trace, *, top: int) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ridgeline.report.trace_operands import operands_record
-from ridgeline.report.trace_ranks import ranks_record
-from ridgeline.report.trace_samples import samples_record
+from ridgeline.report.operands_record import operands_record
+from ridgeline.report.ranks_record import ranks_record
+from ridgeline.report.samples_record import samples_record
 from ridgeline.report.trace_words import notes, slowest, verdict
 from ridgeline.traces.matrix_time import MatrixTime, matrix_time
 from ridgeline.traces.rank import IdleCause, NamedGap, RankTrace

@@ -1,7 +1,6 @@
 """A monitor's averages per step and rank, in the terminal and as plain values."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from typing import TextIO
 
 from ridgeline.report.console import console_on, grid, line
@@ -10,15 +9,9 @@ from ridgeline.report.trace_words import shortened
 from ridgeline.traces.sampled import RankSamples
 from ridgeline.units import format_percent, significant
 
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 _MOST_FIELDS, _MOST_DOUBTS = 4, 5
 _MOST_RANKS = 8
 _SHOWN = ("tensor_active", "sm_active", "dram_active", "dram_read", "dram_write", "power [W]")
-
-
-def samples_record(found: Sequence[RankSamples]) -> list[Json]:
-    """The key `dcgm` of the record."""
-    return [asdict(rank) for rank in found]
 
 
 def print_samples(stream: TextIO, found: Sequence[RankSamples], *, monitor: str) -> None:
@@ -61,9 +54,7 @@ def _first(fields: Sequence[str]) -> list[str]:
     return ranked[:_MOST_FIELDS]
 
 
-def samples_sections(
-    found: Sequence[RankSamples], most: int, *, monitor: str = "DCGM"
-) -> list[Section]:
+def samples_sections(found: Sequence[RankSamples], most: int, *, monitor: str) -> list[Section]:
     """The page's table of what was sampled, at most `most` rows; nothing without samples."""
     steps = [step for rank in found for step in rank.steps]
     if not steps:
@@ -92,8 +83,8 @@ def samples_sections(
     foot = f"The first {most} of {len(steps):,}." if len(steps) > most else ""
     return [
         Section(
-            id="run-sampled",
-            title="Sampled by DCGM, on average",
+            id=f"run-{monitor.split()[0].lower()}",
+            title=f"Sampled by {monitor}, on average",
             lead="Covered: the share of the step that samples cover. Kernels that run on tensor "
             f"cores by their names take of the span: {shares}.",
             body=table(headers, rows, foot=foot),

@@ -63,15 +63,12 @@ def straggler_words(trace: Trace) -> str:
         return ""
     one = found[0]
     per_step = "" if one.late_per_step_ns is None else f", {time_of(one.late_per_step_ns)} a step"
-    why = (
-        ""
-        if one.reason is Reason.UNKNOWN
-        else f"; it {one.reason.value} ({time_of(one.excess_ns)})"
-    )
+    is_known = one.reason is not Reason.UNKNOWN
+    why = f"; it {one.reason.value} ({time_of(one.excess_ns)})" if is_known else ""
     return (
         f"Rank {one.rank} comes last to {one.num_last:,} of "
         f"{counted(one.num_collectives, 'collective')}: others wait {time_of(one.late_ns)} "
-        f"for it{per_step}{'' if one.reason is Reason.UNKNOWN else why}."
+        f"for it{per_step}{why}."
     )
 
 

@@ -47,7 +47,7 @@ def _without_sync(recording: Recording, found: Dependencies) -> Times:
 
 def _without_host(recording: Recording, found: Dependencies) -> Times:
     """Calls follow each other at once, but for allocations and waiting for input."""
-    is_call = (found.kind == Edge.CALL) & ~_allocates(recording, found)
+    is_call = (found.kind == Edge.CALL) & ~_allocates(found)
     is_pace = (found.kind == Edge.HOST) | is_call
     return np.where(is_pace, np.minimum(found.lag, _input_ns(recording, found)), found.lag)
 
@@ -57,7 +57,7 @@ def _without_input(recording: Recording, found: Dependencies) -> Times:
 
 
 def _without_allocation(recording: Recording, found: Dependencies) -> Times:
-    return np.where(_allocates(recording, found), 0, found.lag)
+    return np.where(_allocates(found), 0, found.lag)
 
 
 def _faster_communication(recording: Recording, found: Dependencies) -> Times:
@@ -68,8 +68,8 @@ def _faster_communication(recording: Recording, found: Dependencies) -> Times:
     return np.where(is_chosen, found.lag // _HALF, found.lag)
 
 
-def _allocates(recording: Recording, found: Dependencies) -> NDArray[np.bool_]:
-    is_call = np.isin(found.calls, blocking_rows(recording)[Cause.ALLOCATOR])
+def _allocates(found: Dependencies) -> NDArray[np.bool_]:
+    is_call = np.isin(found.calls, found.blocking[Cause.ALLOCATOR])
     chosen = np.zeros(len(found.source), bool)
     edges = np.flatnonzero(found.kind == Edge.CALL)
     chosen[edges] = is_call[found.source[edges] // 2]
@@ -78,7 +78,7 @@ def _allocates(recording: Recording, found: Dependencies) -> NDArray[np.bool_]:
 
 def _input_ns(recording: Recording, found: Dependencies) -> Times:
     """How long the host waited for input on each edge of its own pace; 0 on others."""
-    rows, events = blocking_rows(recording)[Cause.INPUT], recording.events
+    rows, events = found.blocking[Cause.INPUT], recording.events
     waits = union(events.start_ns[rows], events.end_ns[rows])
     start, end = found.time[found.source], found.time[found.target]
     waited = waits.overlap_ns(start, end)
@@ -96,7 +96,11 @@ _CHANGES: Sequence[tuple[str, Change]] = (
 
 def fixes(recording: Recording, found: Launches) -> tuple[Fix, ...]:
     """Every change that would gain something, the largest first."""
-    strict, loose = (dependencies(recording, found, is_strict=s) for s in (True, False))
+    blocking = blocking_rows(recording)
+    strict, loose = (
+        dependencies(recording, found, is_strict=is_strict, blocking=blocking)
+        for is_strict in (True, False)
+    )
     num_blocked = int((strict.kind == Edge.BLOCK).sum())
     changes = [
         (f"remove the {counted(num_blocked, 'host synchronisation')}", _without_sync),

@@ -6,6 +6,7 @@ what it waited for on another; a call that blocked follows the event that it wai
 recorded, so that running it unchanged gives back the recorded times.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -45,7 +46,8 @@ class Edge(IntEnum):
 class Dependencies:
     """Edges from point to point, each `lag` ns, sorted by source. time: when each point came;
     is_root: whether it waits for none. calls, rows: the events whose start and end are the points
-    2i and 2i + 1, calls of the host before events on the device.
+    2i and 2i + 1, calls of the host before events on the device. blocking: as `blocking_rows`
+    gives it.
     """
 
     source: Rows
@@ -56,6 +58,7 @@ class Dependencies:
     is_root: NDArray[np.bool_]
     calls: Rows
     rows: Rows
+    blocking: Mapping[Cause, Rows]
 
     def span_ns(self, time: Times) -> int:
         """From the first start to the last end of events on the device."""
@@ -102,16 +105,24 @@ def _sorted(
     return source[order], target[order], lag[order], kind[order]
 
 
-def dependencies(recording: Recording, found: Launches, *, is_strict: bool) -> Dependencies:
+def dependencies(
+    recording: Recording,
+    found: Launches,
+    *,
+    is_strict: bool,
+    blocking: Mapping[Cause, Rows] | None = None,
+) -> Dependencies:
     """What waited for what. is_strict: an event also waits for the last one to end before it on
-    another stream, whether or not it did; the truth lies between this and not.
+    another stream, whether or not it did; the truth lies between this and not. blocking: the
+    recording's `blocking_rows`, where they are known already.
     """
     events = recording.events
-    calls = _calls(recording, found)
+    blocking = blocking_rows(recording) if blocking is None else blocking
+    calls = _calls(recording, found, blocking)
     time = _interleaved(events, np.concatenate([calls, found.rows]))
     edges = _Edges(time)
     _host_edges(edges, len(calls))
-    _call_edges(edges, recording, calls, found)
+    _call_edges(edges, blocking[Cause.SYNC], calls, found)
     _device_edges(edges, events, calls, found, is_strict=is_strict)
     source, target, lag, kind = _sorted(edges.joined())
     is_bound = np.zeros(len(time), bool)
@@ -125,12 +136,12 @@ def dependencies(recording: Recording, found: Launches, *, is_strict: bool) -> D
         is_root=~is_bound,
         calls=calls,
         rows=found.rows,
+        blocking=blocking,
     )
 
 
-def _calls(recording: Recording, found: Launches) -> Rows:
+def _calls(recording: Recording, found: Launches, blocking: Mapping[Cause, Rows]) -> Rows:
     """The calls that launch or block, in the order in which they start."""
-    blocking = blocking_rows(recording)
     some = [found.calls[found.calls != ABSENT], blocking[Cause.SYNC], blocking[Cause.ALLOCATOR]]
     calls = np.unique(np.concatenate(some))
     events = recording.events
@@ -171,7 +182,7 @@ def _last_to_end(end: Times, among: Rows, start: Times) -> Rows:
     return np.where(found >= 0, among[order[np.maximum(found, 0)]], ABSENT)
 
 
-def _call_edges(edges: _Edges, recording: Recording, calls: Rows, found: Launches) -> None:
+def _call_edges(edges: _Edges, syncs: Rows, calls: Rows, found: Launches) -> None:
     """How long each call takes; those that block wait for the last event to end before they return,
     if they were waiting when it did.
     """
@@ -180,7 +191,7 @@ def _call_edges(edges: _Edges, recording: Recording, calls: Rows, found: Launche
     by_end = np.argsort(device_end, kind="stable")
     place = np.searchsorted(device_end[by_end], end, side="right") - 1
     waited = by_end[np.maximum(place, 0)]
-    is_sync = np.isin(calls, blocking_rows(recording)[Cause.SYNC])
+    is_sync = np.isin(calls, syncs)
     launched_by = _index_of(found.calls[waited], calls)  # ABSENT, that is earlier, if not known
     is_waiting = (place >= 0) & is_sync & (device_end[waited] >= start)
     is_waiting &= launched_by <= np.arange(len(calls))

@@ -90,14 +90,21 @@ def test_the_curve_of_memory_peaks_where_it_did(tmp_path: Path) -> None:
 
 def test_samples_stand_beside_the_steps(tmp_path: Path) -> None:
     trace_ = straggling(tmp_path, (10, 0))
-    step = Sampled(rank=1, device="0", step=EVIL, means={"GRACT": 0.75}, covered_share=0.5)
+    step = Sampled(
+        rank=1,
+        device="0",
+        step=EVIL,
+        means={"GRACT": 0.75},
+        tensor_core_share=0.25,
+        covered_share=0.5,
+    )
     sampled = (RankSamples(rank=1, tensor_core_share=0.25, steps=(step,)),)
-    part = section(trace_page(trace_, sampled=sampled), "sampled")
+    part = section(trace_page(trace_, sampled=sampled), "dcgm")
     assert "GRACT" in part
     assert ">0.750<" in part
     assert ">50%<" in part
     assert "<img" not in part
-    assert 'id="run-sampled"' not in trace_page(trace_)
+    assert 'id="run-dcgm"' not in trace_page(trace_)
 
 
 def test_no_name_breaks_out_and_nothing_is_loaded(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ridgeline.errors import TraceError
-from ridgeline.report.trace_operands import operands_record
+from ridgeline.report.operands_record import operands_record
 from ridgeline.traces.accesses import Access, Event, accesses
 from ridgeline.traces.execution_trace import (
     Operand,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from recordings import Event, call, kernel, step, write
 
-from ridgeline.report.trace_ranks import print_ranks, ranks_record
+from ridgeline.report.ranks_record import ranks_record
+from ridgeline.report.trace_ranks import print_ranks
 from ridgeline.report.trace_words import verdict
 from ridgeline.traces.skew import match_collectives
 from ridgeline.traces.stragglers import Reason, stragglers
