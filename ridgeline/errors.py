@@ -31,6 +31,10 @@ class BackendError(RidgelineError, RuntimeError):
     """A backend that cannot take a graph, or that fails while compiling or running it."""
 
 
+class FormatError(RidgelineError, ValueError):
+    """A number format that contradicts itself, or a tensor that it cannot hold."""
+
+
 class TraceError(RidgelineError, ValueError):
     """A recording that is missing, empty, damaged or of no known kind."""
 
