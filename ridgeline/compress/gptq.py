@@ -11,6 +11,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from ridgeline.compress.gptq_factor import lower_factor
 from ridgeline.compress.gptq_grid import Grid, codes_of, group_of_columns
 from ridgeline.compress.gptq_input import checked
 from ridgeline.errors import FormatError
@@ -157,8 +158,8 @@ def _factor(
     for damping in _dampings(options.damping):
         # A dead column is a system of its own: any positive number does on the diagonal.
         diagonal_I.copy_(torch.where(dead_I, mean, plain_I + damping * mean))
-        factor_II, failed_at = torch.linalg.cholesky_ex(ordered_II.mT)
-        if not int(failed_at):
+        factor_II = lower_factor(ordered_II)
+        if factor_II is not None:
             return factor_II, damping
     raise FormatError(
         f"{layer}: the Hessian has no Cholesky factor, even with its mean diagonal added: it is "

@@ -137,10 +137,13 @@ def _positive(scales: Tensor) -> Tensor:
 
 def tiles(weight_OI: Tensor, group_size: int | None) -> tuple[Tensor, ...]:
     """(O, G, columns of a group): the whole groups, then the short one, where there are such."""
-    inputs = weight_OI.shape[1]
+    outputs, inputs = weight_OI.shape
     size = min(group_size or inputs, inputs)
     whole = inputs - inputs % size
-    parts = (weight_OI[:, :whole].unflatten(1, (-1, size)), weight_OI[:, whole:].unsqueeze(1))
+    parts = (
+        weight_OI[:, :whole].reshape(outputs, whole // size, size),
+        weight_OI[:, whole:].unsqueeze(1),
+    )
     return tuple(part for part in parts if part.numel())
 
 

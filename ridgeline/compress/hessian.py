@@ -80,7 +80,7 @@ def with_batch(hessian: Hessian, x: Tensor, *, layer: str) -> Hessian:
         raise FormatError(f"{layer}: inputs are {x.dtype}, not floating point.")
     x_NI = x.reshape(-1, hessian.inputs)
     sums = hessian.sums_II.clone()
-    for rows in x_NI.split(_MOST_ROWS):
+    for rows in torch.split(x_NI, _MOST_ROWS):
         sums += _products(rows, layer)
     return Hessian(sums_II=sums, samples=hessian.samples + x_NI.shape[0])
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ridgeline.compress.gptq import GptqOptions, RoundedWeight, ScalesFrom, gptq, rtn
+from ridgeline.compress.gptq_factor import lower_factor
 from ridgeline.compress.gptq_grid import ClipSearch, IntegerGrid, Range, group_of_columns
 from ridgeline.errors import FormatError
 from ridgeline.native import gptq as native
@@ -210,3 +211,14 @@ def test_a_clip_search_never_rounds_worse() -> None:
         for g in (searched, plain_grid)
     ]
     assert squares[0] < 0.95 * squares[1]
+
+
+@pytest.mark.parametrize("size", [1, 128, 300])
+def test_the_factor_is_that_of_lapack(size: int) -> None:
+    _, hessian = layer(1, size, samples=2 * size)
+    hessian += 0.1 * torch.eye(size)
+    found, expected = lower_factor(hessian), torch.linalg.cholesky(hessian.double())
+    assert found is not None
+    torch.testing.assert_close(found.tril().double(), expected, rtol=1e-3, atol=1e-4)
+    hessian[-1, -1] = -1
+    assert lower_factor(hessian) is None
