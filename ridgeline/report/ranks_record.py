@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from ridgeline.traces.bubbles import Bubble, PipelineStep, pipeline_steps
+from ridgeline.traces.idle_waits import idle_waits
 from ridgeline.traces.skew import Matched, match_collectives
 from ridgeline.traces.stragglers import stragglers
 from ridgeline.traces.trace import Trace
@@ -18,6 +19,7 @@ def ranks_record(trace: Trace) -> dict[str, Json]:
         "collectives": [_collective(one) for one in skew.matched],
         "num_unmatched_collectives": skew.num_unmatched,
         "waits": [asdict(one) for one in skew.waits],
+        "idle_waits": [asdict(one) for one in idle_waits(trace.ranks, skew)],
         "stragglers": [
             {**asdict(one), "reason": one.reason.value} for one in stragglers(trace.ranks, skew)
         ],

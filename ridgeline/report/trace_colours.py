@@ -13,6 +13,7 @@ CAUSES: Mapping[Cause, str] = {
     Cause.INPUT: "c-input",
     Cause.ALLOCATOR: "c-alloc",
     Cause.GRAPH: "c-graph",
+    Cause.COMMUNICATION: "c-talk",
     Cause.DEVICE: "c-device",
     Cause.LATENCY: "c-latency",
     Cause.UNKNOWN: "c-unknown",

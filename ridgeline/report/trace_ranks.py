@@ -8,6 +8,7 @@ from rich.console import Console
 from ridgeline.report.console import console_on, grid, line
 from ridgeline.report.trace_words import rank_name, share_of, shortened, slowest, time_of
 from ridgeline.traces.bubbles import PipelineStep, pipeline_steps
+from ridgeline.traces.idle_waits import idle_waits
 from ridgeline.traces.memory_timeline import MemoryTimeline
 from ridgeline.traces.schedule import Schedule
 from ridgeline.traces.skew import Skew, match_collectives
@@ -25,6 +26,7 @@ def print_ranks(stream: TextIO, trace: Trace, *, top: int) -> None:
     skew = match_collectives(trace.ranks)
     _collectives(console, skew, top)
     _waits(console, skew, top)
+    _idle_waits(console, trace, skew, top)
     _stragglers(console, trace, skew, top)
     steps = pipeline_steps(trace.ranks)
     for step in steps[:top]:
@@ -77,6 +79,18 @@ def _waits(console: Console, skew: Skew, top: int) -> None:
         for one in skew.waits[:top]
     ]
     grid(console, ["rank", "waited for", "time", "collectives"], rows, left=2)
+
+
+def _idle_waits(console: Console, trace: Trace, skew: Skew, top: int) -> None:
+    found = [one for one in idle_waits(trace.ranks, skew) if one.on is not None]
+    if not found:
+        return
+    _title(console, "idle after collectives, by who came last to them")
+    rows = [
+        [f"rank {one.rank}", f"rank {one.on}", time_of(one.idle_ns), f"{one.num_gaps:,}"]
+        for one in found[:top]
+    ]
+    grid(console, ["rank", "waited for", "idle", "gaps"], rows, left=2)
 
 
 def _stragglers(console: Console, trace: Trace, skew: Skew, top: int) -> None:

@@ -142,6 +142,8 @@ def _work(work: "Work") -> dict[str, Json]:
         "flops": work.flops,
         "counted_ns": work.counted_ns,
         "uncounted_ns": work.uncounted_ns,
+        "mfu": work.mfu,
+        "steps": [asdict(step) for step in work.steps],
         "operators": [_operator_work(one) for one in work.operators],
     }
 

@@ -3,13 +3,12 @@
 from collections import Counter
 from typing import TextIO
 
-from ridgeline.machines import Ceiling
 from ridgeline.report.console import console_on, grid, line
 from ridgeline.report.markup import Html, element, elided
 from ridgeline.report.roofline import Dot, roofline, roofs_of
 from ridgeline.report.trace_words import share_of, shortened, shorter_shapes, time_of
 from ridgeline.traces.work import OperatorWork, Work
-from ridgeline.units import format_count, format_percent, format_rate
+from ridgeline.units import counted, format_count, format_percent, format_rate
 
 
 def print_work(stream: TextIO, work: Work, *, top: int) -> None:
@@ -21,14 +20,28 @@ def print_work(stream: TextIO, work: Work, *, top: int) -> None:
     headers += ["of datasheet", "of achievable"]
     grid(console, headers, [_row(one) for one in work.operators[:top]], left=2)
     line(console, work_words(work))
+    if len(work.steps) > 1:
+        rows = [
+            [
+                shortened(s.name),
+                time_of(s.span_ns),
+                format_count(s.flops, "FLOP"),
+                format_percent(s.mfu),
+            ]
+            for s in work.steps[:top]
+        ]
+        grid(console, ["step", "span", "matrix work", "MFU"], rows, left=1)
+        if len(work.steps) > top:
+            more = counted(len(work.steps) - top, "more step")
+            line(console, f"{more} in --json.", "dim")
 
 
 def work_words(work: Work) -> str:
     """How much matrix work was counted, and in which part of the time."""
     both_ns = work.counted_ns + work.uncounted_ns
     return (
-        f"Matrix work of {format_count(work.flops, 'FLOP')} in all: "
-        f"{format_percent(work.peak_fraction(Ceiling.DATASHEET))} of what the datasheet's peak "
+        f"Matrix work of {format_count(work.flops, 'FLOP')} in all: MFU "
+        f"{format_percent(work.mfu)}, of what the datasheet's peak of each type "
         f"would do in the span. Counted: {share_of(work.counted_ns, both_ns)} of the time on the "
         "device; not: operators without shapes or cost rule, communication, copies over the link."
     )

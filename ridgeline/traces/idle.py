@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ridgeline.traces.columns import ABSENT, Kind, Recording
+from ridgeline.traces.communication import is_communication
 from ridgeline.traces.intervals import Intervals, Times, union
 from ridgeline.traces.launches import Launches
 from ridgeline.traces.nesting import Rows
@@ -22,6 +23,7 @@ class Cause(Enum):
     INPUT = "input pipeline"
     ALLOCATOR = "allocator"
     GRAPH = "inside a graph"
+    COMMUNICATION = "waiting on communication"
     DEVICE = "queued, started late"
     LATENCY = "launch latency"
     UNKNOWN = "launch not recorded"
@@ -35,6 +37,7 @@ EXPLANATIONS: Mapping[Cause, str] = {
     Cause.INPUT: "the host waited for the next batch",
     Cause.ALLOCATOR: "the host allocated or freed memory of the device",
     Cause.GRAPH: "between two kernels of one graph launch",
+    Cause.COMMUNICATION: "it was queued, and waited for communication on another stream",
     Cause.DEVICE: "it was queued but waited: for an event, another stream, a copy engine, a node",
     Cause.LATENCY: "what a device takes to start queued work",
     Cause.UNKNOWN: "no call is recorded for what came next",
@@ -150,6 +153,9 @@ def gaps(recording: Recording, busy: Intervals, found: Launches) -> Gaps:
     ends = events.end_ns[found.rows]
     by_end = np.argsort(ends, kind="stable")
     previous = by_end[np.searchsorted(ends[by_end], start, side="left")]
+    cause[_waits_for_talk(recording, found.rows[previous], found.rows[place], cause)] = (
+        _CAUSES.index(Cause.COMMUNICATION)
+    )
     is_graph = _is_named(recording, _GRAPH_LAUNCH)[events.name[calls]] & (calls != ABSENT)
     cause[is_graph & ~late & (found.calls[previous] == calls)] = _CAUSES.index(Cause.GRAPH)
     blocking = np.full(len(start), ABSENT, np.intp)
@@ -165,6 +171,21 @@ def gaps(recording: Recording, busy: Intervals, found: Launches) -> Gaps:
         op=found.ops[place],
         blocking=blocking,
     )
+
+
+def _waits_for_talk(
+    recording: Recording, previous: Rows, following: Rows, cause: NDArray[np.uint8]
+) -> NDArray[np.bool_]:
+    """Whether what ran before each gap was communication, on another stream than what came next;
+    not where the gap is what any start takes.
+    """
+    events = recording.events
+    talks = np.array([is_communication(name) for name in recording.names], bool)
+    is_other = events.stream[previous] != events.stream[following]
+    found: NDArray[np.bool_] = (
+        talks[events.name[previous]] & is_other & (cause == _CAUSES.index(Cause.DEVICE))
+    )
+    return found
 
 
 def _is_named(recording: Recording, pattern: re.Pattern[str]) -> NDArray[np.bool_]:

@@ -94,6 +94,7 @@ class RankTrace:
     memory: MemoryTimeline | None = None
     host_operators: tuple[HostOperator, ...] = ()
     operands: OperandUses | None = None
+    after_communication: tuple[tuple[int, int], ...] = ()
 
 
 def analyse(
@@ -116,6 +117,7 @@ def analyse(
     capability = devices[0].compute_capability if devices else None
     kernels = () if is_host else kernel_uses(recording, found, modules, capability)
     matrix = on_matrix_units(recording, found.rows, kernels)
+    marked = host_steps(recording) if is_host else steps(recording, found)
     return RankTrace(
         source=recording.source,
         rank=meta.rank,
@@ -130,12 +132,12 @@ def analyse(
                 split=split(active, step.start_ns, step.end_ns),
                 matrix_ns=matrix.between(step.start_ns, step.end_ns),
             )
-            for step in (host_steps(recording) if is_host else steps(recording, found))
+            for step in marked
         ),
         timeline=timeline(active, idle),
         kernels=kernels,
         paths=paths(recording, found, modules),
-        operators=() if is_host else operator_uses(recording, found),
+        operators=() if is_host else operator_uses(recording, found, marked),
         launches=launch_statistics(recording.events, found),
         idle_causes=idle_causes(idle, whole.idle_ns),
         gaps=_named(recording, idle.longest(num_gaps), whole.start_ns),
@@ -146,6 +148,7 @@ def analyse(
         process_groups=meta.process_groups,
         memory=memory_timeline(recording, memory),
         host_operators=host_operators(recording) if is_host else (),
+        after_communication=_after_communication(idle, meta.base_time_ns),
         operands=operands_beside(recording, found, execution_traces),
     )
 
@@ -163,6 +166,13 @@ def idle_causes(idle: Gaps, idle_ns: int) -> tuple[IdleCause, ...]:
     return tuple(
         IdleCause(cause=cause, idle_ns=time_ns, num_gaps=num, share=time_ns / max(1, idle_ns))
         for cause, (time_ns, num) in idle.causes().items()
+    )
+
+
+def _after_communication(idle: Gaps, zero_ns: int) -> tuple[tuple[int, int], ...]:
+    mine = idle.of(Cause.COMMUNICATION)
+    return tuple(
+        zip((mine.start + zero_ns).tolist(), (mine.end - mine.start).tolist(), strict=True)
     )
 
 

@@ -1,20 +1,25 @@
 """What took the device's time: by kernel, and by the operators that launched them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ridgeline.traces.columns import ABSENT, Digests, Json, Kind, Recording
 from ridgeline.traces.intervals import Times
+from ridgeline.traces.kernel_kinds import KernelOp
 from ridgeline.traces.kernel_time import is_amd_device
 from ridgeline.traces.kernels import Kernel, classify
 from ridgeline.traces.launches import Launches
 from ridgeline.traces.nesting import Rows, innermost
+from ridgeline.traces.precision import Precision, precision_of_name
+from ridgeline.traces.steps import Step
 from ridgeline.traces.tensor_cores import Eligibility, eligibility
 
 _TRANSFER = re.compile(r"Memcpy (?:HtoD|DtoH)|CopyHostToDevice|CopyDeviceToHost")
+_ENDS = ("start_ns", "end_ns")
 MODULE_PREFIX = "nn.Module: "
 """How torch.profiler calls the ranges of modules, with_modules or with_stack."""
 
@@ -61,7 +66,9 @@ class Input:
 class OperatorUse:
     """All runs of one operator on inputs of the same shapes and types. num_kernels: events on the
     device that they launched, total_ns: their time, share: of that of all events on the device.
-    num_transfers: copies between host and device among them.
+    num_transfers: copies between host and device among them; tf32_ns: of total_ns, what kernels
+    took that multiply in TF32 by their names. by_step: of `count`, the runs whose first event on
+    the device starts in each step; empty without steps.
     """
 
     name: str
@@ -71,6 +78,8 @@ class OperatorUse:
     num_transfers: int
     total_ns: int
     share: float
+    tf32_ns: int = 0
+    by_step: tuple[int, ...] = ()
 
     @property
     def shapes(self) -> str:
@@ -161,30 +170,39 @@ def module_name(recording: Recording, row: int) -> str:
     return "" if row == ABSENT else recording.name_of(row).removeprefix(MODULE_PREFIX)
 
 
-def operator_uses(recording: Recording, found: Launches) -> tuple[OperatorUse, ...]:
+def operator_uses(
+    recording: Recording, found: Launches, steps: Sequence[Step] = ()
+) -> tuple[OperatorUse, ...]:
     """Every operator that launched work, by the shapes and types of its inputs, the one whose work
-    took longest first.
+    took longest first; how many of its runs fall into which of the steps.
     """
     known = found.ops != ABSENT
     ops, place = np.unique(found.ops[known], return_inverse=True)
     duration = recording.events.duration_ns[found.rows]
-    is_transfer = np.array([_TRANSFER.search(name) is not None for name in recording.names], bool)
-    moved = is_transfer[recording.events.name[found.rows[known]]]
+    names = recording.events.name[found.rows[known]]
     per_op = np.stack(
         [
             np.ones(len(ops), np.int64),
             np.bincount(place, minlength=len(ops)),
-            np.bincount(place, weights=moved, minlength=len(ops)).astype(np.int64),
-            np.bincount(place, weights=duration[known], minlength=len(ops)).astype(np.int64),
+            *(
+                np.bincount(place, weights=weights, minlength=len(ops)).astype(np.int64)
+                for weights in (
+                    _named(recording, names, _is_transfer),
+                    duration[known],
+                    duration[known] * _named(recording, names, _is_tf32),
+                )
+            ),
+            *_in_steps(recording, found.rows[known], place, len(ops), steps),
         ],
         axis=1,
     )
     alike, first = _alike(recording, ops)
-    groups = np.zeros((len(first), 4), np.int64)
+    groups = np.zeros((len(first), per_op.shape[1]), np.int64)
     np.add.at(groups, alike, per_op)
     sums: dict[tuple[str, tuple[Input, ...]], list[int]] = {}
     for op, added in zip(ops[first].tolist(), groups.tolist(), strict=True):
-        total = sums.setdefault((recording.name_of(op), inputs_of(recording, op)), [0] * 4)
+        key = recording.name_of(op), inputs_of(recording, op)
+        total = sums.setdefault(key, [0] * len(added))
         for index, value in enumerate(added):
             total[index] += value
     whole_ns = max(1, int(duration.sum()))
@@ -197,10 +215,45 @@ def operator_uses(recording: Recording, found: Launches) -> tuple[OperatorUse, .
             num_transfers=moved_count,
             total_ns=total_ns,
             share=total_ns / whole_ns,
+            tf32_ns=tf32_ns,
+            by_step=tuple(by_step),
         )
-        for (name, inputs), (count, num, moved_count, total_ns) in sums.items()
+        for (name, inputs), (count, num, moved_count, total_ns, tf32_ns, *by_step) in sums.items()
     ]
     return tuple(sorted(uses, key=lambda use: -use.total_ns))
+
+
+def _is_transfer(name: str) -> bool:
+    return _TRANSFER.search(name) is not None
+
+
+def _is_tf32(name: str) -> bool:
+    return precision_of_name(name, KernelOp.GEMM) is Precision.TF32
+
+
+def _named(
+    recording: Recording, names: NDArray[np.intp], is_one: Callable[[str], bool]
+) -> NDArray[np.bool_]:
+    """Whether each name is one of those; asked once for each that occurs."""
+    occurring, place = np.unique(names, return_inverse=True)
+    answers = [is_one(recording.names[index]) for index in occurring.tolist()]
+    found: NDArray[np.bool_] = np.array(answers, bool)[place]
+    return found
+
+
+def _in_steps(
+    recording: Recording, rows: Rows, place: Rows, num_ops: int, steps: Sequence[Step]
+) -> NDArray[np.int64]:
+    """For every step, 1 where an operator's first event starts in it. rows: on the device; place:
+    the operator of each.
+    """
+    began = np.full(num_ops, np.iinfo(np.int64).max)
+    np.minimum.at(began, place, recording.events.start_ns[rows])
+    starts, ends = (np.array([getattr(s, key) for s in steps], np.int64) for key in _ENDS)
+    found: NDArray[np.int64] = ((starts[:, None] <= began) & (began < ends[:, None])).astype(
+        np.int64
+    )
+    return found
 
 
 def _alike(recording: Recording, ops: Rows) -> tuple[Rows, Rows]:

@@ -16,7 +16,7 @@ from ridgeline.graph.node import Argument, Node, Ref
 from ridgeline.graph.ops import row_of
 from ridgeline.graph.spec import DTYPES, TensorSpec, spec_of
 from ridgeline.machines import Ceiling, Machine, load
-from ridgeline.traces.rank import RankTrace
+from ridgeline.traces.rank import RankTrace, StepSplit
 from ridgeline.traces.usage import Input, OperatorUse
 
 TYPES: Mapping[str, str] = {
@@ -74,6 +74,18 @@ class OperatorWork:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepWork:
+    """The matrix work of one step: of the operators whose first kernel starts in it.
+    mfu: the share of the step that it would take at the datasheet's peak of each dtype.
+    """
+
+    name: str
+    span_ns: int
+    flops: int
+    mfu: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """All operators of a rank that could be counted, in their order; `uncounted_ns` is the time on
     the device of those that could not: no shapes, no row in the table, or copies from and to the
@@ -85,6 +97,12 @@ class Work:
     uncounted_ns: int
     counted_ns: int
     span_ns: int
+    steps: tuple[StepWork, ...] = ()
+
+    @property
+    def mfu(self) -> float:
+        """Model FLOPs utilisation of the span, of what was counted."""
+        return self.peak_fraction(Ceiling.DATASHEET)
 
     @property
     def flops(self) -> int:
@@ -139,6 +157,28 @@ def work_of(rank: RankTrace, machine: Machine) -> Work:
         uncounted_ns=missed_ns,
         counted_ns=sum(work.use.total_ns for work in counted),
         span_ns=rank.split.span_ns,
+        steps=tuple(
+            _step(step, [(one, one.use.by_step[index]) for one in counted], machine)
+            for index, step in enumerate(rank.steps)
+        ),
+    )
+
+
+def _step(
+    step: StepSplit, counted: Sequence[tuple[OperatorWork, int]], machine: Machine
+) -> StepWork:
+    """counted: every operator with its runs in the step."""
+    at_peak_s = sum(
+        one.cost.flops * count / machine.matrix_flops_per_s(one.dtype, Ceiling.DATASHEET)
+        for one, count in counted
+        if one.cost.flops
+    )
+    span_ns = step.split.span_ns
+    return StepWork(
+        name=step.name,
+        span_ns=span_ns,
+        flops=sum(one.cost.flops * count for one, count in counted),
+        mfu=at_peak_s / (max(1, span_ns) * 1e-9),
     )
 
 
@@ -147,7 +187,7 @@ _UNCOUNTED = (RidgelineError, RuntimeError, ValueError, TypeError, LookupError, 
 
 
 def _beside(use: OperatorUse, node: Node, cost: OpCost, machine: Machine) -> OperatorWork:
-    dtype = compute_dtype(node)
+    dtype = _multiplied_in(use, compute_dtype(node))
     measured_s = max(1, use.total_ns) * 1e-9 / use.count
     bounds = {
         ceiling: roofline_times(cost, cost.nbytes, dtype, machine, ceiling, 0.0)
@@ -161,6 +201,11 @@ def _beside(use: OperatorUse, node: Node, cost: OpCost, machine: Machine) -> Ope
         achievable_fraction=bounds[Ceiling.ACHIEVABLE].time_s / measured_s,
         bound=bounds[Ceiling.ACHIEVABLE].bound,
     )
+
+
+def _multiplied_in(use: OperatorUse, dtype: str) -> str:
+    """fp32 where most of the time went to kernels that multiply in TF32 by their names: TF32."""
+    return "tf32" if dtype == "fp32" and 2 * use.tf32_ns > use.total_ns else dtype
 
 
 def node_of(use: OperatorUse) -> Node:

@@ -52,6 +52,35 @@ def test_a_short_gap_before_queued_work_is_latency(tmp_path: Path) -> None:
     assert (gap.duration_ns, gap.cause) == (2_500, Cause.LATENCY)
 
 
+TALK = "ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)"
+
+
+@pytest.mark.parametrize(
+    ("stream", "start", "cause"),
+    [
+        (7, 60, Cause.COMMUNICATION),
+        (20, 60, Cause.DEVICE),
+        (7, 42.5, Cause.LATENCY),
+    ],
+)
+def test_queued_work_waits_on_communication(
+    tmp_path: Path, stream: int, start: float, cause: Cause
+) -> None:
+    """Of another stream, and for longer than any start takes."""
+    events = [
+        call("cudaLaunchKernel", 0, 2, 1), kernel(TALK, 10, 30, 1, stream=20),
+        call("cudaLaunchKernel", 3, 2, 2), kernel("next", start, 10, 2, stream=stream),
+    ]  # fmt: skip
+    (gap,) = found(tmp_path, events).gaps
+    assert (gap.cause, gap.previous) == (cause, TALK)
+
+
+def test_work_launched_late_after_communication_is_the_hosts(tmp_path: Path) -> None:
+    events = [call("cudaLaunchKernel", 0, 2, 1), kernel(TALK, 10, 30, 1, stream=20), LATE, SECOND]
+    (gap,) = found(tmp_path, events).gaps
+    assert gap.cause is Cause.HOST
+
+
 def test_a_gap_within_one_graph_launch_is_its_own(tmp_path: Path) -> None:
     events = [call("cudaGraphLaunch", 0, 5, 1), kernel("a", 10, 5, 1), kernel("b", 40, 5, 1)]
     (gap,) = found(tmp_path, events).gaps

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from recordings import Event, call, copy, kernel, op, write
+from recordings import Event, call, copy, kernel, op, step, write
 
 from ridgeline.errors import TraceError
 from ridgeline.machines import Ceiling, load
@@ -102,3 +102,52 @@ def test_the_machine_is_the_one_that_the_recording_names(tmp_path: Path) -> None
     nameless = write(tmp_path / "b.json", [kernel("k", 1, 2)], deviceProperties=[])
     with pytest.raises(TraceError, match="names no device, which is no known machine"):
         machine_of(analyse(read_kineto(nameless)))
+
+
+def matmul(at: float, dur: float, number: int, name: str, dtype: str) -> list[Event]:
+    """An aten::mm of 512 x 512 x 512 that launches one kernel of that name."""
+    made = op("aten::mm", at, 4, Input_Dims=[[512, 512], [512, 512]], Input_type=[dtype] * 2)
+    launch = call("cudaLaunchKernel", at + 1, 1, number)
+    return [made, launch, kernel(name, at + 3, dur, number)]
+
+
+def test_mfu_of_every_step(tmp_path: Path) -> None:
+    """The second step does twice the work in the same time; a product that begins in it but ends
+    after it is its own.
+    """
+    events = [
+        step(1, 0, 90), *matmul(10, 20, 1, "gemm", _BF16),
+        step(2, 100, 90), *matmul(110, 20, 2, "gemm", _BF16), *matmul(140, 73, 3, "gemm", _BF16),
+        step(3, 200, 90), *matmul(213, 20, 4, "gemm", _BF16), *matmul(260, 50, 5, "gemm", _BF16),
+    ]  # fmt: skip
+    found = work_of(analyse(read_kineto(write(tmp_path / "a.json", events))), load("h100-sxm"))
+    once = 2 * 512**3
+    assert [one.flops for one in found.steps] == [once, 2 * once, 2 * once]
+    assert [one.span_ns for one in found.steps] == [100_000, 103_000, 97_000]
+    peak = load("h100-sxm").matrix_flops_per_s("bf16", Ceiling.DATASHEET)
+    expected = [n * once / peak / t for n, t in ((1, 100e-6), (2, 103e-6), (2, 97e-6))]
+    assert [one.mfu for one in found.steps] == pytest.approx(expected)
+    assert found.mfu == pytest.approx(5 * once / peak / 300e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("sm80_xmma_gemm_f32f32_tf32f32_f32_nn_n_tilesize128x128x16", "tf32"),
+        ("ampere_sgemm_128x64_nn", "fp32"),
+        ("sm80_xmma_gemm_f32f32_f32f32_f32_nn_n_ffma_tilesize32x32x8", "fp32"),
+    ],
+)
+def test_products_in_tf32_are_held_against_its_peak(tmp_path: Path, name: str, dtype: str) -> None:
+    recording = read_kineto(write(tmp_path / "a.json", matmul(10, 20, 1, name, "float")))
+    (one,) = work_of(analyse(recording), load("h100-sxm")).operators
+    assert one.dtype == dtype
+    peak = load("h100-sxm").matrix_flops_per_s(dtype, Ceiling.DATASHEET)
+    assert one.datasheet_fraction >= 2 * 512**3 / peak / 20e-6 * 0.999
+
+
+def test_mfu_of_a_real_recording(shared_data: Path) -> None:
+    rank = analyse(read_kineto(shared_data / "kineto" / "training_step_a.json.gz"))
+    found = work_of(rank, machine_of(rank))
+    assert found.mfu == pytest.approx(0.0371, abs=0.0005)
+    assert [one.flops for one in found.steps] == [found.steps[0].flops] * 6
