@@ -24,7 +24,7 @@ class Straggler:
     """A rank that came last to collectives. num_last: to how many of the num_collectives that it
     took part in and of which every member was recorded. late_ns: what the others waited for it, the
     median of them in each collective, added up; late_per_step_ns: None where no steps are marked.
-    excess_ns: how much longer it is in what `reason` names than the median of the others.
+    excess_ns: how much longer it is in what `reason` names than the median of the others in those.
     """
 
     rank: int
@@ -39,6 +39,7 @@ class Straggler:
 def stragglers(ranks: Sequence[RankTrace], skew: Skew) -> tuple[Straggler, ...]:
     """Every rank that others waited for, the one that they waited for longest first."""
     late: dict[int, list[int]] = defaultdict(list)
+    peers: dict[int, set[int]] = defaultdict(set)
     count: dict[int, int] = defaultdict(int)
     for one in skew.matched:
         if not one.is_whole:
@@ -47,8 +48,12 @@ def stragglers(ranks: Sequence[RankTrace], skew: Skew) -> tuple[Straggler, ...]:
             count[arrival.rank] += 1
         if one.skew_ns:
             late[one.last].append(_late_ns(one))
+            peers[one.last] |= {arrival.rank for arrival in one.arrivals} - {one.last}
     by_number = {rank.rank or 0: rank for rank in ranks}
-    found = [_straggler(by_number, number, times, count[number]) for number, times in late.items()]
+    found = [
+        _straggler(by_number[n], [by_number[other] for other in peers[n]], times, count[n])
+        for n, times in late.items()
+    ]
     return tuple(sorted(found, key=lambda one: (-one.late_ns, one.rank)))
 
 
@@ -57,10 +62,9 @@ def _late_ns(one: Matched) -> int:
 
 
 def _straggler(
-    ranks: dict[int, RankTrace], number: int, late_ns: Sequence[int], num_collectives: int
+    mine: RankTrace, others: Sequence[RankTrace], late_ns: Sequence[int], num_collectives: int
 ) -> Straggler:
-    mine = ranks[number]
-    others = [rank for other, rank in ranks.items() if other != number]
+    """others: the members of the collectives to which it came last."""
     beyond = {
         Reason.COMPUTE: mine.split.compute_ns - median(r.split.compute_ns for r in others),
         Reason.IDLE: mine.split.idle_ns - median(r.split.idle_ns for r in others),
@@ -70,7 +74,7 @@ def _straggler(
     excess_ns = max(0, round(beyond[reason]))
     total_ns = sum(late_ns)
     return Straggler(
-        rank=number,
+        rank=mine.rank or 0,
         num_last=len(late_ns),
         num_collectives=num_collectives,
         late_ns=total_ns,

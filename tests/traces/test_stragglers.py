@@ -78,6 +78,17 @@ def test_the_verdict_table_and_record_say_it(tmp_path: Path) -> None:
     assert listed[0]["reason"] == "computes longer"
 
 
+def test_a_rank_is_compared_with_those_that_waited_for_it(tmp_path: Path) -> None:
+    """Not with ranks of other groups, whose work is another."""
+    files = [Path(rank.source) for rank in run(tmp_path, 1, Reason.COMPUTE).ranks]
+    events = [call("cudaLaunchKernel", 1, 1, 1), kernel("gemm", 5, 100_000, 1)]
+    other = write(tmp_path / "rank-9.json", events, distributedInfo={"rank": 9})
+    found = trace([*files, other])
+    (one,) = stragglers(found.ranks, match_collectives(found.ranks))
+    assert (one.rank, one.reason) == (1, Reason.COMPUTE)
+    assert one.excess_ns == NUM_STEPS * LATE_US * 1000
+
+
 def test_where_all_come_together_nobody_is_named(tmp_path: Path) -> None:
     found = run(tmp_path, None, Reason.COMPUTE)
     assert stragglers(found.ranks, match_collectives(found.ranks)) == ()
