@@ -31,9 +31,10 @@ def trace_command(
     html: HtmlFile = None,
     perfetto: PerfettoFile = None,
 ) -> None:
-    """Where the device's time went, and why it was idle, from what torch.profiler recorded.
+    """Where the device's time went, and why it was idle, from what a machine recorded.
 
-    Reads .json and .json.gz, one file or a folder of one file per rank. Examples:
+    Reads what torch.profiler (.json, .json.gz), Nsight Systems (.sqlite, .csv) and XLA (.xplane.pb)
+    wrote, one file or a folder of one file per rank. Examples:
 
       ridgeline trace trace.json.gz
 

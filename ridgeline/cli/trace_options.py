@@ -7,7 +7,10 @@ import typer
 
 Recordings = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE|FOLDER...", help="Recordings of torch.profiler, one per rank."),
+    typer.Argument(
+        metavar="FILE|FOLDER...",
+        help="Recordings of torch.profiler, Nsight Systems or XLA, one file per rank.",
+    ),
 ]
 NoStacks = Annotated[
     bool, typer.Option("--no-stacks", help="Leave calls of Python functions out: reads faster.")
