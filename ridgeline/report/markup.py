@@ -1,6 +1,9 @@
-"""HTML and SVG text that cannot be broken out of: plain strings are escaped, only `Html` is not."""
+"""HTML and SVG text that cannot be broken out of: plain strings are escaped, their control
+characters spelled out; only `Html` is not."""
 
 from html import escape
+
+from ridgeline.units import printable
 
 
 class Html(str):
@@ -15,7 +18,9 @@ _VOID = frozenset({"br", "hr", "img", "input", "meta"})
 
 def markup(content: Content) -> Html:
     """`content` as markup: itself if it is, escaped if not."""
-    return content if isinstance(content, Html) else Html(escape(str(content), quote=True))
+    return (
+        content if isinstance(content, Html) else Html(escape(printable(str(content)), quote=True))
+    )
 
 
 def join(parts: "list[Html]", between: str = "") -> Html:
@@ -40,7 +45,7 @@ def element(tag: str, /, *children: Content, **attributes: Content | bool | None
 
 def _number(value: Content) -> str:
     """Attribute text; coordinates to a tenth of a pixel, which nobody can tell from the rest."""
-    return f"{value:.1f}" if isinstance(value, float) else escape(str(value), quote=True)
+    return f"{value:.1f}" if isinstance(value, float) else escape(printable(str(value)), quote=True)
 
 
 def elided(text: str, most: int = 140) -> str:

@@ -90,7 +90,7 @@ def _idle_waits(console: Console, trace: Trace, skew: Skew, top: int) -> None:
         [f"rank {one.rank}", f"rank {one.on}", time_of(one.idle_ns), f"{one.num_gaps:,}"]
         for one in found[:top]
     ]
-    grid(console, ["rank", "waited for", "idle", "gaps"], rows, left=2)
+    grid(console, ["rank", "last to come", "idle", "gaps"], rows, left=2)
 
 
 def _stragglers(console: Console, trace: Trace, skew: Skew, top: int) -> None:

@@ -10,8 +10,9 @@ from ridgeline.traces.skew import Skew
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IdleWait:
-    """All the time that a rank's device was idle because it waited for collectives to which one
-    rank came last. on: None where not every member was recorded, or it was a send or receive.
+    """All the time that a rank's device was idle after collectives that it waited for, to which one
+    rank came last. on: that rank, which need not be why the gap lasted; None where it is the rank
+    itself, where all came together or not all were recorded, and after sends and receives.
     """
 
     rank: int
@@ -21,14 +22,15 @@ class IdleWait:
 
 
 def idle_waits(ranks: Sequence[RankTrace], skew: Skew) -> tuple[IdleWait, ...]:
-    """Who waited for whom with nothing to do, the longest first. A gap of the cause "waiting on
-    communication" begins where a rank's part in a collective ends.
+    """Idle time after collectives by who came last to them, the longest first. A gap of the cause
+    "waiting on communication" begins where a rank's part in a collective ends.
     """
     lasts = {
         (arrival.rank, arrival.end_ns): one.last
         for one in skew.matched
-        if one.is_whole
+        if one.is_whole and one.skew_ns
         for arrival in one.arrivals
+        if arrival.rank != one.last
     }
     sums: dict[tuple[int, int | None], list[int]] = defaultdict(lambda: [0, 0])
     for rank in ranks:

@@ -10,6 +10,7 @@ from ridgeline.traces.columns import DEVICE_KINDS, Kind, Recording
 from ridgeline.traces.communication import is_communication
 from ridgeline.traces.host import host_communication, host_compute, is_host_only
 from ridgeline.traces.intervals import Intervals, union
+from ridgeline.units import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,9 +90,14 @@ def activity(recording: Recording) -> Activity:
     }
     found = {name: _covered(recording, mask) for name, mask in masks.items()}
     if not len(found["busy"]):
+        if num := int(masks["busy"].sum()):
+            raise TraceError(
+                f"{recording.source} records {counted(num, 'event')} on the device, of no duration "
+                "at all: there is no time to account for."
+            )
         raise TraceError(
             f"{recording.source} records nothing that ran on a device, only "
-            f"{len(events):,} events of the host; record with "
+            f"{counted(len(events), 'event')} of the host; record with "
             "profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])."
         )
     return Activity(**found)

@@ -178,3 +178,9 @@ def test_a_browser_shows_it_without_errors_or_sideways_scrolling(
     assert int(rows) == 3
     assert theme in ("dark", "light")
     assert name.startswith("ridgeline inspect")
+
+
+def test_control_characters_are_spelled_out() -> None:
+    """ESC acts on the terminal of whoever prints the file, and no HTML may hold it."""
+    made = element("p", "\x1b[31mred\x00\x9b", data_tip="a\x07b\nc")
+    assert made == '<p data-tip="a\\x07b\nc">\\x1b[31mred\\x00\\x9b</p>'

@@ -53,9 +53,9 @@ def test_the_last_rank_is_named_for_the_idle_time_after_it(tmp_path: Path) -> No
     for rank, gap in zip(found.ranks, (12, 9), strict=True):
         (cause,) = rank.idle_causes
         assert (cause.cause, cause.idle_ns) == (Cause.COMMUNICATION, NUM_STEPS * gap * 1000)
-    expected = [
-        IdleWait(rank=rank, on=1, idle_ns=NUM_STEPS * gap * 1000, num_gaps=NUM_STEPS)
-        for rank, gap in ((0, 12), (1, 9))
+    expected = [  # rank 1 itself waited for nobody
+        IdleWait(rank=rank, on=on, idle_ns=NUM_STEPS * gap * 1000, num_gaps=NUM_STEPS)
+        for rank, on, gap in ((0, 1, 12), (1, None, 9))
     ]
     assert [*idle_waits(found.ranks, match_collectives(found.ranks))] == expected
     text = io.StringIO()

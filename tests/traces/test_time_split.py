@@ -87,6 +87,12 @@ def test_nothing_on_a_device_is_said_not_zero(tmp_path: Path) -> None:
         analyse(only_host)
 
 
+def test_kernels_of_no_duration_are_said(tmp_path: Path) -> None:
+    recording = read_kineto(write(tmp_path / "a.json", [kernel("k", 5, 0), kernel("k", 9, 0)]))
+    with pytest.raises(TraceError, match="records 2 events on the device, of no duration at all"):
+        analyse(recording)
+
+
 def test_parts_that_do_not_add_up_are_refused() -> None:
     parts = dict.fromkeys(Split.__slots__, 0)
     with pytest.raises(TraceError, match="do not make up a span"):
