@@ -1,12 +1,10 @@
 """The JSON record of operand use; without what prints tables, which takes long to import."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from ridgeline.report.plain import Json
 from ridgeline.traces.operands import OperatorOperands
 from ridgeline.traces.trace import Trace
-
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
 def operands_record(trace: Trace) -> dict[str, Json]:

@@ -5,8 +5,9 @@ from dataclasses import asdict
 
 from ridgeline.machines import Ceiling
 from ridgeline.profile import NodeProfile, Profile, compare
+from ridgeline.report.plain import Json
 from ridgeline.report.profile_words import notes, verdict
-from ridgeline.report.record import Json, finite
+from ridgeline.report.record import finite
 
 SCHEMA = 1
 

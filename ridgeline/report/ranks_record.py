@@ -1,15 +1,13 @@
 """The JSON record of what concerns several ranks; without what prints tables."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from ridgeline.report.plain import Json
 from ridgeline.traces.bubbles import Bubble, PipelineStep, pipeline_steps
 from ridgeline.traces.idle_waits import idle_waits
 from ridgeline.traces.skew import Matched, match_collectives
 from ridgeline.traces.stragglers import stragglers
 from ridgeline.traces.trace import Trace
-
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
 def ranks_record(trace: Trace) -> dict[str, Json]:

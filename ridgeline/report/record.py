@@ -7,10 +7,9 @@ from dataclasses import asdict
 from enum import Enum
 
 from ridgeline.cost.advice import devices_needed
+from ridgeline.report.plain import Json
 from ridgeline.report.reading import Group, Reading, by_module, by_op
 from ridgeline.report.verdict import clause, verdict
-
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 SCHEMA = 1
 _LIVE_TENSORS = 20

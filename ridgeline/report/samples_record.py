@@ -1,11 +1,10 @@
 """The JSON record of samples; without what prints tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
+from ridgeline.report.plain import Json
 from ridgeline.traces.sampled import RankSamples
-
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
 def samples_record(found: Sequence[RankSamples]) -> list[Json]:

@@ -1,13 +1,13 @@
 """Two recordings side by side, in the terminal and as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TextIO
 
 from rich.console import Console
 
 from ridgeline.report.console import console_on, grid, line
+from ridgeline.report.plain import Json
 from ridgeline.report.trace_words import changed_by, rank_name, shortened, time_of
 from ridgeline.traces.diff import Change, Difference, OperatorChange
 from ridgeline.traces.rank import RankTrace
@@ -17,8 +17,6 @@ SCHEMA = 1
 _BAR_WIDTH = 30
 _LEAST_NAMED = 0.01  # of the first span: what the verdict names
 _SAME = 0.005  # below half a percent nobody calls it a change
-
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 
 def print_diff(stream: TextIO, found: Difference, *, top: int) -> None:

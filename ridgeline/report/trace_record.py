@@ -1,11 +1,12 @@
 """The JSON record of a trace. Its keys are stable: people script against them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ridgeline.report.operands_record import operands_record
+from ridgeline.report.plain import Json
 from ridgeline.report.ranks_record import ranks_record
 from ridgeline.report.samples_record import samples_record
 from ridgeline.report.trace_words import notes, slowest, verdict
@@ -15,8 +16,6 @@ from ridgeline.traces.split import Split
 from ridgeline.traces.tensor_cores import FIXES
 from ridgeline.traces.trace import Trace
 from ridgeline.traces.usage import KernelUse
-
-Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 
 if TYPE_CHECKING:
     from ridgeline.traces.sampled import RankSamples

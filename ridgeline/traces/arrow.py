@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ridgeline.errors import MissingExtra
+from ridgeline.traces.arrow_extra import require_arrow
 from ridgeline.traces.collectives import Collective
 from ridgeline.traces.fixes import Fix
 from ridgeline.traces.rank import IdleCause, NamedGap, RankTrace
@@ -23,12 +23,7 @@ def tables(found: Trace) -> "dict[str, pyarrow.Table]":
     column `rank` (null where the recording does not say) and those of `--json`; what did not occur
     has a table of no rows. Raises MissingExtra without pyarrow.
     """
-    try:
-        import pyarrow as pa
-    except ImportError:
-        raise MissingExtra(
-            'Arrow tables need pyarrow; install it with `pip install "ridgeline[arrow]"`.'
-        ) from None
+    pa = require_arrow()
     kinds = {"int": pa.int64(), "float": pa.float64(), "str": pa.string()}
     made = {}
     for name, (columns, rows_of) in _TABLES.items():

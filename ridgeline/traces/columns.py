@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ridgeline.errors import MissingExtra, TraceError
+from ridgeline.errors import TraceError
+from ridgeline.traces.arrow_extra import require_arrow
 
 if TYPE_CHECKING:
     import pyarrow
@@ -250,12 +251,7 @@ class Recording:
         """The events as an Arrow table: every column, names and kinds as dictionaries of text,
         null where a value is absent. Raises MissingExtra without pyarrow.
         """
-        try:
-            import pyarrow as pa
-        except ImportError:
-            raise MissingExtra(
-                'Arrow tables need pyarrow; install it with `pip install "ridgeline[arrow]"`.'
-            ) from None
+        pa = require_arrow()
         table = {name: getattr(self.events, name) for name in DTYPES}
         arrays = {
             name: pa.array(column, mask=column == ABSENT if name in _MAY_BE_ABSENT else None)
