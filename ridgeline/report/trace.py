@@ -34,6 +34,8 @@ from ridgeline.traces.tensor_cores import FIXES
 from ridgeline.traces.trace import Trace
 from ridgeline.units import format_percent
 
+_LEAST_NAME, _MOST_NAME = 24, 72  # characters of a kernel's name
+
 
 def print_trace(stream: TextIO, trace: Trace, *, top: int) -> None:
     """Prints the whole report; `top` rows per table. Tables below that of the ranks are of the one
@@ -100,26 +102,29 @@ def _kernels(console: Console, title: str, rank: RankTrace, top: int) -> None:
     if not rank.kernels:
         return
     _title(console, f"{title}kernels, copies and fills")
-    headers = ["kernel", "operator", "module", "what", "unit", "precision"]
-    headers += ["count", "total", "share", "min", "mean", "max"]
+    # what has no room goes from the right: what decides stands to the left
+    headers = ["kernel", "total", "share", "count", "what", "unit", "precision"]
+    headers += ["operator", "module", "min", "mean", "max"]
+    most = max(_LEAST_NAME, min(_MOST_NAME, console.width // 3))
     rows = [
         [
-            shortened(use.name),
-            shortened(use.op, 32) or "-",
-            shortened(use.module, 24) or "-",
+            shortened(use.name, most),
+            time_of(use.total_ns),
+            format_percent(use.share),
+            f"{use.count:,}",
             use.what.op.value,
             unit_words(use.what),
             use.what.precision.value,
-            f"{use.count:,}",
-            time_of(use.total_ns),
-            format_percent(use.share),
+            shortened(use.op, min(32, most)) or "-",
+            shortened(use.module, 24) or "-",
             time_of(use.min_ns),
             time_of(use.mean_ns),
             time_of(use.max_ns),
         ]
         for use in rank.kernels[:top]
     ]
-    grid(console, headers, rows + _more(rank.kernels, top, len(headers)), left=6)
+    more = _more(rank.kernels, top, len(headers))
+    grid(console, headers, rows + more, left=1, text=range(4, 9))
 
 
 def _matrix(console: Console, title: str, rank: RankTrace, top: int) -> None:
